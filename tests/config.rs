@@ -50,16 +50,8 @@ fn later_layers_win() {
 #[test]
 fn text_may_look_like_anything() {
     let workspace = Workspace::new();
-    for name in [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ] {
-        let content = std::fs::read(fixture("tiny-llama").join(name)).unwrap();
-        workspace.write(&format!("007/{name}"), &content);
-        workspace.write(&format!("1.10/{name}"), content);
-    }
+    workspace.write_model("007");
+    workspace.write_model("1.10");
     let text = std::fs::read(fixture("tiny.jsonl")).unwrap();
     workspace.write("2024/train.jsonl", text);
     let sweep = replace_line(&small_sweep(), "name", "name = 2024");

@@ -417,14 +417,7 @@ fn eval_of_an_sae_that_does_not_fit_is_told() {
 #[test]
 fn a_model_without_a_head_is_refused_before_it_is_trained_on() {
     let workspace = with_held_out("0.05");
-    for file in [
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ] {
-        let bytes = fs::read(fixture("tiny-llama").join(file)).unwrap();
-        workspace.write(&format!("headless/{file}"), bytes);
-    }
+    workspace.write_model("headless");
     let config = fs::read(fixture("tiny-llama").join("config.json")).unwrap();
     let mut config: Value = serde_json::from_slice(&config).unwrap();
     config["tie_word_embeddings"] = false.into();

@@ -128,15 +128,7 @@ fn without_a_state_it_is_said_that_training_begins_at_the_start() {
 #[test]
 fn paths_are_looked_for_where_they_were() {
     let workspace = Workspace::new();
-    for name in [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-    ] {
-        let bytes = std::fs::read(fixture("tiny-llama").join(name)).unwrap();
-        workspace.write(&format!("project/sweeps/models/tiny/{name}"), bytes);
-    }
+    workspace.write_model("project/sweeps/models/tiny");
     let data = std::fs::read_to_string(fixture("tiny.jsonl")).unwrap();
     workspace.write("project/data.jsonl", &data);
     // Of the same name, and not meant.

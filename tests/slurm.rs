@@ -43,7 +43,10 @@ static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    assert!(started.status.success(), "{started:?}");
+    if !started.status.success() {
+        assert!(!is_required, "{started:?}");
+        return None;
+    }
     let keeper = format!(
         "cat >/dev/null; {} stop {}",
         text(&script),
@@ -78,7 +81,9 @@ impl Turn {
     pub(crate) fn take() -> Option<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(cluster) = CLUSTER.as_ref() else {
-            println!("skipped: there is no Slurm here, or this is not root");
+            println!(
+                "skipped: there is no Slurm here, this is not root, or no cluster can be started"
+            );
             return None;
         };
         Some(Self {
@@ -111,6 +116,32 @@ impl Turn {
         finish(command).succeeds().stdout.trim().to_owned()
     }
 
+    /// Kills the daemon of a node, and all processes of a job there.
+    fn kill_node(&self, node: &str, job_id: u64) {
+        let folder = text(self.cluster.conf.parent().unwrap());
+        let kill = format!(
+            "kill -9 $(<{folder}/slurmd-{node}.pid); pkill -9 -f 'slurmstepd: \\[{job_id}\\.'; \
+             for pid in $(pgrep -f sae-run-worker); do \
+                 tr '\\0' '\\n' </proc/$pid/environ | grep -qx SLURM_JOB_ID={job_id} && kill -9 $pid; done; \
+             for pid in $(pgrep -f slurm_script); do \
+                 tr '\\0' '\\n' </proc/$pid/environ | grep -qx SLURM_JOB_ID={job_id} && kill -9 $pid; done; true"
+        );
+        let killed = Command::new("bash").args(["-c", &kill]).status().unwrap();
+        assert!(killed.success(), "{killed}");
+    }
+
+    /// Starts it again, and waits until it takes jobs.
+    fn start_node(&self, node: &str) {
+        self.slurm("slurmd", &["-N", node]);
+        until("a node that is idle", || {
+            let state = self.slurm(
+                "sinfo",
+                &["--noheader", "--format=%T", &format!("--nodes={node}")],
+            );
+            state.lines().all(|state| state == "idle").then_some(())
+        });
+    }
+
     /// A job that has the machines of jobs of `main` for a moment.
     pub(crate) fn preempt(&self) {
         let args = [
@@ -123,8 +154,8 @@ impl Turn {
         self.slurm("sbatch", &args);
     }
 
-    /// Lets a job that was put back into the queue begin now: Slurm lets it wait for two minutes.
-    pub(crate) fn hurry(&self, job_id: u64) {
+    /// Waits until a job that was put back is in the queue.
+    fn wait_for_queue(&self, job_id: u64) {
         until("a job that waits for its time", || {
             let state = self.slurm(
                 "squeue",
@@ -132,6 +163,11 @@ impl Turn {
             );
             (state == "PENDING BeginTime").then_some(())
         });
+    }
+
+    /// Lets a job that was put back into the queue begin now: Slurm lets it wait for two minutes.
+    pub(crate) fn hurry(&self, job_id: u64) {
+        self.wait_for_queue(job_id);
         // A machine refuses the same job for `cred_expire` seconds.
         std::thread::sleep(Duration::from_secs(5));
         self.slurm(
@@ -160,23 +196,37 @@ fn in_slurm(sweep: &str) -> String {
 
 /// A job of many updates that saves often.
 pub(crate) fn long_job() -> Workspace {
-    let settings = "epochs = 5\nbatch_size = 4\nsave_every = 50\nexpansion_factor = 8\nhookpoints = ['layers.1.mlp', 'layers.2']";
+    let settings = "epochs = 4\nbatch_size = 4\nsave_every = 50\nexpansion_factor = 8\nhookpoints = ['layers.1.mlp', 'layers.2']";
     with_jobs(settings, &[("long", "")])
 }
 
-/// What the same sweep trains without Slurm.
-fn trained_here(workspace: &Workspace, sweep: &str) -> BTreeMap<String, Vec<u8>> {
-    let here = Workspace::new();
-    here.write("tiny.toml", sweep);
-    if let Ok(recipe) = std::fs::read(workspace.path("jobs.py")) {
-        here.write("jobs.py", recipe);
-    }
-    here.run(&["tiny.toml"]).succeeds();
-    here.trained()
+/// The same in Slurm, and the sweep without that.
+fn long_in_slurm() -> (Workspace, String) {
+    let workspace = long_job();
+    let sweep = std::fs::read_to_string(workspace.path("tiny.toml")).unwrap();
+    workspace.write("tiny.toml", in_slurm(&sweep));
+    (workspace, sweep)
 }
 
-fn sweep_of(workspace: &Workspace) -> String {
-    std::fs::read_to_string(workspace.path("tiny.toml")).unwrap()
+/// What sweeps train without Slurm, by their texts.
+static TRAINED_HERE: Mutex<BTreeMap<String, Trained>> = Mutex::new(BTreeMap::new());
+
+/// Files by their path in a sweep's folder.
+type Trained = BTreeMap<String, Vec<u8>>;
+
+/// What the same sweep trains without Slurm.
+fn trained_here(workspace: &Workspace, sweep: &str) -> Trained {
+    let mut known = TRAINED_HERE.lock().unwrap_or_else(PoisonError::into_inner);
+    let train = || {
+        let here = Workspace::new();
+        here.write("tiny.toml", sweep);
+        if let Ok(recipe) = std::fs::read(workspace.path("jobs.py")) {
+            here.write("jobs.py", recipe);
+        }
+        here.run(&["tiny.toml"]).succeeds();
+        here.trained()
+    };
+    known.entry(sweep.to_owned()).or_insert_with(train).clone()
 }
 
 /// Waits until a worker has made `n_steps` updates in attempt `attempt`.
@@ -209,7 +259,8 @@ fn a_sweep_in_slurm_trains_what_it_trains_here() {
     let workspace = Workspace::new();
     workspace.write("tiny.toml", in_slurm(&sweep));
     let outcome = turn.run(&workspace, &["tiny.toml"]).succeeds();
-    outcome.remarks(&[": job ", " of Slurm runs on n"]);
+    // It may be over between two looks at the queue.
+    outcome.remarks(&["stream ", ": job ", " of Slurm"]);
     assert!(workspace.trained() == trained_here(&workspace, &sweep));
     let attempts = workspace.sql(ATTEMPTS);
     assert_eq!(
@@ -224,9 +275,7 @@ fn a_sweep_in_slurm_trains_what_it_trains_here() {
 #[test]
 fn a_job_that_is_preempted_ends_in_the_same_bits() {
     let Some(turn) = Turn::take() else { return };
-    let workspace = long_job();
-    let sweep = sweep_of(&workspace);
-    workspace.write("tiny.toml", in_slurm(&sweep));
+    let (workspace, sweep) = long_in_slurm();
     let running = turn.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
@@ -248,9 +297,7 @@ fn a_job_that_is_preempted_ends_in_the_same_bits() {
 #[test]
 fn a_signal_before_the_time_limit_puts_the_job_back() {
     let Some(turn) = Turn::take() else { return };
-    let workspace = long_job();
-    let sweep = sweep_of(&workspace);
-    workspace.write("tiny.toml", in_slurm(&sweep));
+    let (workspace, sweep) = long_in_slurm();
     let running = turn.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
@@ -270,11 +317,31 @@ fn a_signal_before_the_time_limit_puts_the_job_back() {
 }
 
 #[test]
+fn a_job_that_is_back_in_the_queue_is_not_submitted_again() {
+    let Some(turn) = Turn::take() else { return };
+    let (workspace, sweep) = long_in_slurm();
+    turn.run(&workspace, &["tiny.toml", "--detach"]).succeeds();
+    wait_for_step(&workspace, 1, 30);
+    let job_id = only_job(&workspace);
+    let id = job_id.to_string();
+    turn.slurm("scancel", &["--signal=USR1", "--batch", &id]);
+    turn.wait_for_queue(job_id);
+    turn.run(&workspace, &["tiny.toml", "--detach"]).succeeds();
+    assert_eq!(workspace.sql(ATTEMPTS).len(), 1);
+    turn.hurry(job_id);
+    turn.run(&workspace, &["tiny.toml"]).succeeds();
+    let jobs = workspace.sql("SELECT slurm_job_id FROM attempt");
+    assert_eq!(
+        json!(jobs),
+        json!([{"slurm_job_id": job_id}, {"slurm_job_id": job_id}])
+    );
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+}
+
+#[test]
 fn jobs_go_on_without_sae_run_and_are_found_again() {
     let Some(turn) = Turn::take() else { return };
-    let workspace = long_job();
-    let sweep = sweep_of(&workspace);
-    workspace.write("tiny.toml", in_slurm(&sweep));
+    let (workspace, sweep) = long_in_slurm();
     let running = turn.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 10);
     running.kill();
@@ -285,6 +352,54 @@ fn jobs_go_on_without_sae_run_and_are_found_again() {
     running.wait().succeeds();
     assert!(workspace.trained() == trained_here(&workspace, &sweep));
     assert_eq!(workspace.sql(ATTEMPTS).len(), 1);
+}
+
+#[test]
+fn a_job_that_is_cancelled_for_another_is_submitted_again() {
+    let Some(turn) = Turn::take() else { return };
+    let (workspace, sweep) = long_in_slurm();
+    let running = turn.start(
+        &workspace,
+        &["tiny.toml", "--set", "launch.slurm.partition=low"],
+    );
+    wait_for_step(&workspace, 1, 30);
+    turn.preempt();
+    running.wait().succeeds();
+    let attempts =
+        workspace.sql("SELECT status, slurm_job_id, reason FROM attempt ORDER BY attempt_id");
+    let [first, second] = &attempts[..] else {
+        panic!("two attempts: {attempts:?}");
+    };
+    assert_eq!(first["status"], "interrupted", "{first}");
+    assert_ne!(first["slurm_job_id"], second["slurm_job_id"]);
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+}
+
+/// A machine that is gone: nothing of it answers, and nothing runs there any more.
+#[test]
+fn a_job_that_loses_its_node_continues_on_another() {
+    let Some(turn) = Turn::take() else { return };
+    let (workspace, sweep) = long_in_slurm();
+    let running = turn.start(&workspace, &["tiny.toml"]);
+    wait_for_step(&workspace, 1, 30);
+    let job_id = only_job(&workspace);
+    let node = turn.slurm(
+        "squeue",
+        &["--noheader", "--format=%N", &format!("--jobs={job_id}")],
+    );
+    turn.kill_node(&node, job_id);
+    turn.hurry(job_id);
+    running.wait().succeeds();
+    turn.start_node(&node);
+    let attempts = workspace.sql("SELECT status, slurm_job_id FROM attempt ORDER BY attempt_id");
+    assert_eq!(
+        json!(attempts),
+        json!([
+            {"status": "interrupted", "slurm_job_id": job_id},
+            {"status": "done", "slurm_job_id": job_id}
+        ])
+    );
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
 }
 
 #[test]
@@ -360,9 +475,7 @@ fn a_sweep_file_runs_no_lines_of_its_own() {
 #[test]
 fn jobs_are_left_alone_shown_cancelled_and_continued() {
     let Some(turn) = Turn::take() else { return };
-    let workspace = long_job();
-    let sweep = sweep_of(&workspace);
-    workspace.write("tiny.toml", in_slurm(&sweep));
+    let (workspace, sweep) = long_in_slurm();
     turn.run(&workspace, &["tiny.toml", "--detach"])
         .succeeds()
         .remarks(&["1 job of Slurm continues"])
@@ -381,6 +494,10 @@ fn jobs_are_left_alone_shown_cancelled_and_continued() {
     assert!(stream["step"].as_u64() >= Some(30), "{stream}");
     // A second submission finds the first.
     turn.run(&workspace, &["tiny.toml", "--detach"]).succeeds();
+    let forget = ["tiny.toml", "--fresh", "--yes"];
+    turn.run(&workspace, &forget)
+        .refuses(&[&format!("job {job_id} of Slurm trains stream ")])
+        .hints("`sae-run cancel tiny`");
     turn.run(&workspace, &["cancel", "tiny"])
         .succeeds()
         .remarks(&["cancelled 1 job of Slurm", "all have ended"]);

@@ -2,7 +2,7 @@
 //! `sae-run` itself is killed again and again: every job is done, once. SAE_RUN_SIMULATED="1000 50" takes 1 000 streams
 //! and 50 kills instead of fewer.
 
-use crate::common::{Running, Workspace, small_sweep, text, until};
+use crate::common::{Outcome, Running, Workspace, small_sweep, text, until};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::env;
@@ -20,8 +20,8 @@ struct Simulated {
 }
 
 impl Simulated {
-    /// `template`: the folder of a job that was trained.
-    fn start(workspace: &Workspace, template: &Path) -> Self {
+    /// `template`: the folder of a job that was trained; `fate`: how all jobs end, or empty.
+    fn start(workspace: &Workspace, template: &Path, fate: &str) -> Self {
         let folder = workspace.path("cluster");
         fs::create_dir_all(folder.join("bin")).unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm/simulated.py");
@@ -29,7 +29,7 @@ impl Simulated {
             symlink(&script, folder.join("bin").join(program)).unwrap();
         }
         let server = Command::new(&script)
-            .args(["serve", text(&folder), "7", "64", text(template)])
+            .args(["serve", text(&folder), "7", "64", text(template), fate])
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
@@ -98,21 +98,64 @@ fn sweep(n_streams: usize) -> String {
         )
 }
 
+/// A job that was trained here, and its folder.
+fn template() -> (Workspace, PathBuf) {
+    let here = Workspace::new();
+    let sweep = sweep(1)
+        .replace("launcher = 'slurm'\n", "")
+        .replace("slurm = {poll_s = 1}\n", "");
+    here.write("tiny.toml", sweep);
+    here.run(&["tiny.toml"]).succeeds();
+    let dir = here.sql_value("SELECT dir FROM job");
+    let dir = here.path("runs").join(dir.as_str().unwrap());
+    (here, dir)
+}
+
+/// What comes of a sweep of two streams whose jobs end in one way.
+fn with_fate(fate: &str) -> (Workspace, Outcome) {
+    let (_here, dir) = template();
+    let workspace = Workspace::new();
+    workspace.write("tiny.toml", sweep(2));
+    let cluster = Simulated::start(&workspace, &dir, fate);
+    let outcome = cluster.start_run(&workspace).wait();
+    (workspace, outcome)
+}
+
+#[test]
+fn a_machine_that_does_not_see_the_folder_is_told_at_once() {
+    let (workspace, outcome) = with_fate("blind");
+    outcome
+        .refuses(&["of Slurm did not begin: n", " does not see `"])
+        .hints("`--runs-dir`");
+    let n_attempts = workspace.sql_value("SELECT count(*) FROM attempt");
+    assert_eq!(n_attempts, 2, "it is not submitted again");
+}
+
+#[test]
+fn a_job_without_enough_memory_is_not_submitted_again() {
+    let (workspace, outcome) = with_fate("memory");
+    outcome
+        .fails(&["of Slurm ran out of memory on n"])
+        .hints("`launch.slurm.mem`");
+    assert_eq!(workspace.sql_value("SELECT count(*) FROM attempt"), 2);
+}
+
+#[test]
+fn a_garbled_answer_does_not_submit_a_job_twice() {
+    let (workspace, outcome) = with_fate("garbled");
+    outcome.succeeds();
+    let attempts = workspace.sql("SELECT status, slurm_job_id IS NOT NULL AS known FROM attempt");
+    let done = serde_json::json!({"status": "done", "known": 1});
+    assert_eq!(attempts, [done.clone(), done]);
+}
+
 #[test]
 fn every_job_of_many_streams_is_done_once() {
     let (n_streams, n_kills) = size();
-    let template = Workspace::new();
-    let here = sweep(1)
-        .replace("launcher = 'slurm'\n", "")
-        .replace("slurm = {poll_s = 1}\n", "");
-    template.write("tiny.toml", here);
-    template.run(&["tiny.toml"]).succeeds();
-    let dir = template.sql_value("SELECT dir FROM job");
-    let dir = template.path("runs").join(dir.as_str().unwrap());
-
+    let (_here, dir) = template();
     let workspace = Workspace::new();
     workspace.write("tiny.toml", sweep(n_streams));
-    let cluster = Simulated::start(&workspace, &dir);
+    let cluster = Simulated::start(&workspace, &dir, "");
     let mut random = 7_u64;
     for _ in 0..n_kills {
         let running = cluster.start_run(&workspace);

@@ -73,7 +73,8 @@ main() {
     case $1 in
         python) whole_python ;;
         trackers) trackers ;;
-        slurm) slurm ;;
+        # Its daemons may outlive this, and do not keep the lock.
+        slurm) slurm 9>&- ;;
         torchrun) torchrun ;;
         wheel-tools) install wheel-tools -r "$ROOT/runner/setup/requirements-wheel.txt" && echo "$VENV/bin" ;;
         nvrtc) nvrtc ;;
@@ -119,7 +120,10 @@ check_tools() {
 wait_for_others() {
     command -v flock >/dev/null || return 0
     exec 9>"$CACHE/.setup.lock"
-    flock --nonblock 9 || { say "waiting for another setup in $CACHE" && flock 9; }
+    flock --nonblock 9 && return
+    say "waiting for another setup in $CACHE"
+    flock --timeout 3600 9 || fail "another setup in $CACHE has not ended within an hour" \
+        "see which with \`fuser $CACHE/.setup.lock\`, and end it"
 }
 
 ### Python packages
@@ -329,7 +333,15 @@ slurm() {
             || say 'Slurm cannot be installed here: its tests are skipped'
     fi
     if ((EUID == 0)) && command -v slurmctld >/dev/null; then
-        echo required
+        local trial
+        trial=$(mktemp -d)
+        if SLURM_TEST_PORT=16900 "$ROOT/tests/slurm/cluster.sh" start "$trial" >&2; then
+            echo required
+        else
+            say 'no cluster of Slurm can be started here: its tests are skipped'
+        fi
+        "$ROOT/tests/slurm/cluster.sh" stop "$trial" >&2
+        rm -rf "$trial"
     fi
 }
 

@@ -95,9 +95,9 @@ class Check:
 
 
 def set_up(*args: str) -> str:
-    """What setup.sh prints."""
+    """What setup.sh prints. Downloads take minutes; what takes longer hangs, and would hide all other checks."""
     setup = [ROOT / "runner/setup/setup.sh", *args]
-    return subprocess.run(setup, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    return subprocess.run(setup, stdout=subprocess.PIPE, text=True, check=True, timeout=1800).stdout.strip()
 
 
 def test_programs(crates: set[str], left_out: list[str], of_the_program: list[str]) -> list[Command]:

@@ -1,6 +1,6 @@
 //! A separate folder for a test.
 
-use super::{Outcome, Running, small_sweep, text, tiny_sweep};
+use super::{Outcome, Running, fixture, small_sweep, text, tiny_sweep};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::env;
@@ -90,6 +90,19 @@ impl Workspace {
         let path = self.path(relative);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
+    }
+
+    /// Copies the tiny model into the folder `to`.
+    pub(crate) fn write_model(&self, to: &str) {
+        for name in [
+            "config.json",
+            "model.safetensors",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ] {
+            let bytes = fs::read(fixture("tiny-llama").join(name)).unwrap();
+            self.write(&format!("{to}/{name}"), bytes);
+        }
     }
 
     /// `sae-run` with `args`, in this folder.

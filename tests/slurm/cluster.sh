@@ -8,13 +8,15 @@
 set -euo pipefail
 folder=$(mkdir -p "$2" && cd "$2" && pwd)
 conf=$folder/slurm.conf
+# A process that has ended may wait for its parent to notice.
+is_running() { [[ $(ps -o stat= -p "$1") == [!Z]* ]]; }
 case $1 in
 start)
     mkdir -p "$folder"/{ctl,n1,n2} /run/munge
     chown munge:munge /run/munge
     if ! pgrep -x munged >/dev/null; then
         su -s /bin/sh munge -c /usr/sbin/munged
-        pgrep -x munged >"$folder/munged.pid"
+        cp /run/munge/munged.pid "$folder"
     fi
     host=$(hostname -s) port=${SLURM_TEST_PORT:-16817}
     cat >"$conf" <<CONF
@@ -59,15 +61,20 @@ CONF
     slurmctld
     slurmd -N n1
     slurmd -N n2
-    for _ in $(seq 150); do
-        [[ $(sinfo -h -N -p main -t idle 2>/dev/null | wc -l) == 2 ]] && break
-        sleep 0.2
-    done
+    are_idle() { [[ $(sinfo -h -N -p main -t idle 2>/dev/null | wc -l) == 2 ]]; }
+    end=$((SECONDS + 60))
+    until are_idle || ((SECONDS > end)); do sleep 0.2; done
+    are_idle || { echo 'the nodes do not come up' >&2 && exit 1; }
     echo "$conf"
     ;;
 stop)
-    for file in "$folder"/slurmd-n1.pid "$folder"/slurmd-n2.pid "$folder"/slurmctld.pid "$folder"/munged.pid; do
-        [[ -f $file ]] && kill "$(<"$file")" 2>/dev/null || true
+    for daemon in slurmd-n1 slurmd-n2 slurmctld munged; do
+        process=$(cat "$folder/$daemon.pid" 2>/dev/null) && kill "$process" 2>/dev/null || continue
+        end=$((SECONDS + 10))
+        while is_running "$process"; do
+            ((SECONDS < end)) || kill -KILL "$process" 2>/dev/null || true
+            sleep 0.2
+        done
     done
     ;;
 esac

@@ -1,13 +1,14 @@
 #!/usr/bin/python3 -SE
 """A cluster that is not there, for sweeps of more streams than this machine could train.
 
-    simulated.py serve FOLDER SEED SLOTS TEMPLATE   serves until FOLDER/stop is there
+    simulated.py serve FOLDER SEED SLOTS TEMPLATE [FATE]   serves until FOLDER/stop is there
     sbatch, squeue, scancel, sinfo                  (links to this file, with SIMULATED_SLURM=FOLDER) ask it
 
 It answers in the words of Slurm 22.05, as recorded from a real one: `squeue --Format` with columns that end in `|`, exit
 codes as wait(2) has them, `Invalid job id specified`. A job is not trained: its events are those that a worker writes, and
 its SAEs are copies of TEMPLATE. Jobs wait, are preempted and put back, lose their node, end in an error, or run into their
-time limit, by chance; now and then a program answers late or not at all. FOLDER/calls has a line for each call: its time
+time limit, by chance; now and then a program does not answer. With FATE, all jobs end in one way, and all programs answer:
+`blind` (its machine does not see the folder), `memory`, or `garbled` (as sbatch's answer). FOLDER/calls has a line for each call: its time
 and the program.
 """
 
@@ -113,8 +114,8 @@ class Worker:
 
 
 class Cluster:
-    def __init__(self, folder: str, seed: int, slots: int, template: str):
-        self.folder, self.slots, self.template = folder, slots, template
+    def __init__(self, folder: str, seed: int, slots: int, template: str, fate: str = ""):
+        self.folder, self.slots, self.template, self.fate = folder, slots, template, fate
         self.random = random.Random(seed)
         self.jobs: dict[int, Job] = {}
         self.workers: dict[int, Worker] = {}
@@ -133,14 +134,19 @@ class Cluster:
 
     def start(self, job: Job, now: float) -> None:
         fates = ["done"] * 70 + ["requeue"] * 12 + ["cancelled"] * 4 + ["node"] * 5 + ["limit"] * 4 + ["error"] * 5
-        job.fate = self.random.choice(fates)
+        job.fate = {"": self.random.choice(fates), "garbled": "done"}.get(self.fate, self.fate)
         job.state, job.reason, job.node = "RUNNING", "None", f"n{self.random.randrange(self.slots)}"
         job.ends = now + self.random.uniform(0.1, 0.6)
+        if job.fate == "blind":
+            return
         worker = self.workers[job.number] = Worker(job)
         worker.begin(job)
         worker.step(2)
 
     def end(self, job: Job) -> None:
+        if job.fate == "blind":
+            job.state, job.status, job.reason = "FAILED", 4021, "JobLaunchFailure"
+            return
         worker = self.workers[job.number]
         if job.fate == "done":
             worker.finish(self.template)
@@ -155,7 +161,7 @@ class Cluster:
             job.ready = time.time() + self.random.uniform(0.1, 1.0)
         else:
             worker.tear()
-            states = {"cancelled": "PREEMPTED", "node": "NODE_FAIL", "limit": "TIMEOUT"}
+            states = {"cancelled": "PREEMPTED", "node": "NODE_FAIL", "limit": "TIMEOUT", "memory": "OUT_OF_MEMORY"}
             job.state, job.status = states[job.fate], 15
 
     def answer(self, words: list[str]) -> tuple[str, str, int]:
@@ -165,6 +171,8 @@ class Cluster:
         if program == "sinfo":
             return "main*|1|(null)|infinite\n", "", 0
         # A controller that is busy: what it was asked for is done or not, and the answer is lost.
+        if self.fate:
+            return getattr(self, program)(args)
         is_lost, is_done = self.random.random() < LIMIT, self.random.random() < CHANCE
         lost = ("", f"{program}: error: Unable to contact slurm controller (connect failure)\n", 1)
         if is_lost and not (program == "sbatch" and is_done):
@@ -176,7 +184,7 @@ class Cluster:
         job = Job(len(self.jobs) + 1, args[-1])
         job.ready = time.time() + self.random.uniform(0.0, 0.5)
         self.jobs[job.number] = job
-        return f"{job.number}\n", "", 0
+        return ("ok!\n" if self.fate == "garbled" else f"{job.number}\n"), "", 0
 
     def squeue(self, args: list[str]) -> tuple[str, str, int]:
         given = dict(arg.split("=", 1) for arg in args if "=" in arg)
@@ -195,8 +203,8 @@ class Cluster:
         return "", "", 0
 
 
-def serve(folder: str, seed: int, slots: int, template: str) -> None:
-    cluster = Cluster(folder, seed, slots, template)
+def serve(folder: str, seed: str, slots: str, template: str, fate: str = "") -> None:
+    cluster = Cluster(folder, int(seed), int(slots), template, fate)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(folder + "/socket")
         server.listen(64)
@@ -219,6 +227,6 @@ def serve(folder: str, seed: int, slots: int, template: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
-        serve(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+        serve(*sys.argv[2:])
     else:
         sys.exit(ask(os.environ["SIMULATED_SLURM"], [os.path.basename(sys.argv[0]), *sys.argv[1:]]))

@@ -11,7 +11,7 @@ use crate::sweep::paths::Folders;
 use args::{ManifestArg, PlanArgs};
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
-use plan::{Launch, Launcher};
+use plan::{Launch, Launcher, shell_word};
 use serde::Serialize;
 
 /// Cores of a process, if the sweep does not say.
@@ -207,16 +207,6 @@ fn made_by(args: &PlanArgs, kind: ManifestArg) -> String {
     )
 }
 
-/// A word as a shell reads it.
-fn shell_word(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./=,:@%+".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 fn json_list(words: &[String]) -> String {
     let word = |word| serde_json::to_string(word).expect("a text serialises to JSON");
     let words: Vec<String> = words.iter().map(word).collect();
@@ -261,18 +251,6 @@ fn fill(kind: ManifestArg, needs: &Needs) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_are_those_that_a_shell_reads() {
-        for (word, quoted) in [
-            ("sweeps/a.toml", "sweeps/a.toml"),
-            ("vary.k=[8, 16]", "'vary.k=[8, 16]'"),
-            ("it's $HOME", r"'it'\''s $HOME'"),
-            ("", "''"),
-        ] {
-            assert_eq!(shell_word(word), quoted);
-        }
-    }
 
     #[test]
     fn names_are_those_of_a_cluster() {

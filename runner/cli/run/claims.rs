@@ -70,16 +70,6 @@ pub(crate) enum Given {
     },
 }
 
-/// What there was of an attempt that an earlier process opened at a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Left {
-    Nothing,
-    /// It has ended, and was closed.
-    Closed,
-    /// Slurm or the pool has it.
-    Given(Given),
-}
-
 impl Claims<'_> {
     /// Says which streams will be looked at one after the other, so that Slurm is asked once.
     pub(crate) fn expect(&self, open: &[OpenStream]) {
@@ -87,13 +77,13 @@ impl Claims<'_> {
         self.slurm.expect(jobs);
     }
 
-    /// Takes the locks of a stream, whose folder is `dir`, and of those of the jobs that no other process has.
+    /// Takes the locks of a stream, and of those of the jobs that no other process has.
     ///
     /// # Errors
     /// The database or the folder cannot be written, or a worker that a killed process left does not end.
     pub(crate) async fn of_stream(
         &self,
-        (stream_id, dir): (&str, &str),
+        stream_id: &str,
         job_ids: &[String],
     ) -> Result<Claimed, CliError> {
         let mut claimed = Claimed {
@@ -105,36 +95,26 @@ impl Claims<'_> {
         let lock = self.lock(stream_id).await?;
         let elsewhere = self.given_elsewhere(stream_id, job_ids).await?;
         for job_id in job_ids {
-            if let Some(holder) = elsewhere.get(job_id) {
-                claimed.held.push(Held {
-                    holder: holder.clone(),
-                    job_id: job_id.clone(),
-                });
-                continue;
-            }
-            let held_by = match &lock {
-                None => Some(stream_id),
-                Some(_) => match self.lock(job_id).await? {
-                    None => Some(job_id.as_str()),
+            let holder = match (elsewhere.get(job_id), &lock) {
+                (Some(holder), _) => Some(holder.clone()),
+                (None, None) => Some(self.folder.holder(stream_id)),
+                (None, Some(_)) => match self.lock(job_id).await? {
+                    None => Some(self.folder.holder(job_id)),
                     Some(lock) => {
                         claimed._locks.push(lock);
                         None
                     }
                 },
             };
-            match held_by {
-                None => claimed.job_ids.push(job_id.clone()),
-                Some(id) => claimed.held.push(Held {
-                    holder: self.folder.holder(id),
-                    job_id: job_id.clone(),
-                }),
+            let job_id = job_id.clone();
+            match holder {
+                None => claimed.job_ids.push(job_id),
+                Some(holder) => claimed.held.push(Held { holder, job_id }),
             }
         }
         if !claimed.job_ids.is_empty() {
             // First: others may need this of a stream that is locked here, while they have one that is needed here.
-            if let Left::Given(attempt) = self.close_stream(stream_id, dir).await? {
-                claimed.given = Some(attempt);
-            }
+            claimed.given = self.close_stream(stream_id).await?;
             self.close_others(stream_id, &claimed.job_ids).await?;
             claimed._locks.extend(lock);
         }
@@ -165,19 +145,18 @@ impl Claims<'_> {
         let Some(_lock) = self.folder.claim(stream_id)? else {
             return Ok(());
         };
-        let open = self.open(stream_id).await?;
-        if let Some(open) = open.filter(OpenStream::is_given) {
-            // Of others, what Slurm does not answer is not for this process to know.
-            let settled = self.settle(&open).await;
-            return if is_own { settled.map(drop) } else { Ok(()) };
-        }
+        let open = self.store.open_stream(stream_id).await?;
+        let is_given = open.as_ref().is_some_and(OpenStream::is_given);
         let path = self.folder.path().join(dir);
-        if !is_own && path.is_dir() && orphan::lock_stream(&path)?.is_none() {
+        if !is_own && !is_given && path.is_dir() && orphan::lock_stream(&path)?.is_none() {
             return Ok(());
         }
-        if self.close_stream(stream_id, dir).await? == Left::Nothing {
+        match open {
+            // Of others, what Slurm does not answer is not for this process to know.
+            Some(open) if is_given && !is_own => drop(self.close(&open).await),
+            Some(open) => drop(self.close(&open).await?),
             // The database may have been lost.
-            fold_all(self.store, self.folder.tail(dir), stream_id).await?;
+            None => fold_all(self.store, self.folder.tail(dir), stream_id).await?,
         }
         Ok(())
     }
@@ -198,24 +177,24 @@ impl Claims<'_> {
         }))
     }
 
-    async fn open(&self, stream_id: &str) -> Result<Option<OpenStream>, CliError> {
-        Ok(self.store.open_stream(stream_id).await?)
+    /// Closes the attempt at a stream that is locked, if one is open. `Some`: Slurm or the pool has it, and it lives.
+    async fn close_stream(&self, stream_id: &str) -> Result<Option<Given>, CliError> {
+        match self.store.open_stream(stream_id).await? {
+            Some(open) => self.close(&open).await,
+            None => Ok(None),
+        }
     }
 
     /// Takes in what was written about a stream that is locked and has an open attempt, and closes that. A worker that a
-    /// killed process left is waited for; what Slurm or the pool has is left alone.
-    async fn close_stream(&self, stream_id: &str, dir: &str) -> Result<Left, CliError> {
-        let Some(open) = self.open(stream_id).await? else {
-            return Ok(Left::Nothing);
-        };
+    /// killed process left is waited for. `Some`: Slurm or the pool has it, and it lives; it is left alone.
+    async fn close(&self, open: &OpenStream) -> Result<Option<Given>, CliError> {
         if open.is_given() {
-            let lives = self.settle(&open).await?;
-            return Ok(lives.map_or(Left::Closed, Left::Given));
+            return self.settle(open).await;
         }
-        orphan::wait_for_worker(&self.folder.path().join(dir), self.take_over).await?;
-        fold_all(self.store, self.folder.tail(dir), stream_id).await?;
-        self.store.abandon_dead_attempts(stream_id).await?;
-        Ok(Left::Closed)
+        orphan::wait_for_worker(&self.folder.path().join(&open.dir), self.take_over).await?;
+        fold_all(self.store, self.folder.tail(&open.dir), &open.stream_id).await?;
+        self.store.abandon_dead_attempts(&open.stream_id).await?;
+        Ok(None)
     }
 
     /// Which of the jobs Slurm or the pool trains in another stream, and who, for the user.
@@ -255,7 +234,7 @@ impl Claims<'_> {
                 return Ok(());
             };
             match self.folder.claim(&open.stream_id)? {
-                Some(_lock) => drop(self.close_stream(&open.stream_id, &open.dir).await?),
+                Some(_lock) => drop(self.close_stream(&open.stream_id).await?),
                 // Another process closes it.
                 None => tokio::time::sleep(PAUSE).await,
             }
@@ -309,9 +288,7 @@ pub(crate) async fn take_in(copy: &Store, runs_dir: &Path) -> Result<(), CliErro
 
 /// Takes in what workers wrote about a stream, and says which parts cannot be read.
 async fn fold_all(store: &Store, mut tail: EventTail, stream_id: &str) -> Result<(), CliError> {
-    while tail.fold_next(store, stream_id).await?.is_some() {}
-    let (_, note) = tail.end(store, stream_id).await?;
-    if let Some(note) = note {
+    if let Some(note) = tail.fold_all(store, stream_id).await? {
         table::note(&note);
     }
     Ok(())

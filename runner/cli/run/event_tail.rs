@@ -123,7 +123,21 @@ impl EventTail {
         Ok((taken, self.unreadable.put_aside()?))
     }
 
-    /// The same, but what cannot be read stays where it is: for a folder of which nothing may be changed.
+    /// Folds all that there is and [ends](Self::end); gives what to tell the user.
+    ///
+    /// # Errors
+    /// As [`EventTail::fold_next`] and [`EventTail::end`].
+    pub(crate) async fn fold_all(
+        &mut self,
+        store: &Store,
+        stream_id: &str,
+    ) -> Result<Option<String>, CliError> {
+        while self.fold_next(store, stream_id).await?.is_some() {}
+        let (_, note) = self.end(store, stream_id).await?;
+        Ok(note)
+    }
+
+    /// Ends, but what cannot be read stays where it is: for a folder of which nothing may be changed.
     ///
     /// # Errors
     /// A database that cannot be written.

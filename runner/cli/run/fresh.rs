@@ -33,9 +33,15 @@ pub(crate) async fn start_again(
     let mut locks = Vec::new();
     for stream in &expanded.plan.streams {
         let job_ids: Vec<String> = stream.job_ids.iter().filter(is_lost).cloned().collect();
-        let known = recorded.stream(&stream.stream_id);
-        let dir = known.map_or("", |known| known.dir.as_str());
-        let claimed = claims.of_stream((&stream.stream_id, dir), &job_ids).await?;
+        let claimed = claims.of_stream(&stream.stream_id, &job_ids).await?;
+        if let Some(attempt) = &claimed.in_slurm {
+            let (id, stream_id) = (attempt.job_id.unwrap_or_default(), &stream.stream_id);
+            let message = format!("job {id} of Slurm trains stream {stream_id} now");
+            let sweep = &expanded.plan.sweep;
+            return Err(CliError::environment(message).with_hint(format!(
+                "`sae-run cancel {sweep}` ends it; or leave out `--fresh`"
+            )));
+        }
         if let Some(held) = claimed.held.first() {
             let name = name(expanded, &held.job_id);
             let message = format!("{} trains `{name}` now", held.holder);

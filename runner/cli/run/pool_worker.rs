@@ -143,24 +143,19 @@ pub(crate) async fn settle(
     let stream_id = &open.stream_id;
     while tail.fold_next(store, stream_id).await?.is_some() {}
     // Its last events may be of a later run.
-    let number = open_number(store, stream_id).await?;
+    let number = store.open_number(stream_id).await?;
     let Some(Place::Ended { how }) = &place else {
         return Ok(number);
     };
-    if let (_, Some(note)) = tail.end(store, stream_id).await? {
+    if let Some(note) = tail.fold_all(store, stream_id).await? {
         table::note(&note);
     }
-    if let Some(number) = open_number(store, stream_id).await? {
+    if let Some(number) = store.open_number(stream_id).await? {
         let end = PoolEnd::How(how.clone()).attempt();
         store.end_attempt(stream_id, number, &end).await?;
     }
     folder.forget(entry)?;
     Ok(None)
-}
-
-async fn open_number(store: &Store, stream_id: &str) -> Result<Option<u32>, CliError> {
-    let open = store.open_stream(stream_id).await?;
-    Ok(open.map(|open| open.number))
 }
 
 #[cfg(test)]

@@ -99,6 +99,16 @@ pub(super) struct Attempt {
     pub(super) is_left: bool,
 }
 
+impl Attempt {
+    /// One whose job of Slurm continues, and is left alone.
+    pub(super) fn left() -> Self {
+        Self {
+            is_left: true,
+            ..Self::default()
+        }
+    }
+}
+
 impl Summary {
     /// Adds how a further round ended.
     pub(crate) fn add(&mut self, other: Self) {
@@ -248,10 +258,7 @@ impl Scheduler<'_> {
             !is_finished && !self.settled.borrow().contains(*id)
         };
         let job_ids: Vec<_> = stream.job_ids.iter().filter(is_left).cloned().collect();
-        let known = self.recorded.stream(&stream.stream_id);
-        let known = known.expect("every stream is recorded");
-        let ids = (known.stream_id.as_str(), known.dir.as_str());
-        self.claims.of_stream(ids, &job_ids).await
+        self.claims.of_stream(&stream.stream_id, &job_ids).await
     }
 
     /// Says which processes have jobs, once for each process and job.
@@ -486,8 +493,7 @@ impl Scheduler<'_> {
             return Ok(Attempt {
                 diverged: watch.ended_early,
                 interrupted: true,
-                is_left: true,
-                ..Attempt::default()
+                ..Attempt::left()
             });
         };
         // It may have been begun again: then it is a later one.

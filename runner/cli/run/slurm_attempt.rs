@@ -52,10 +52,7 @@ impl Scheduler<'_> {
                     .say(&format!("stream {stream_id}: job {job_id} of Slurm"));
                 if self.detach {
                     lane.after = Some(job_id);
-                    return Ok(Attempt {
-                        is_left: true,
-                        ..Attempt::default()
-                    });
+                    return Ok(Attempt::left());
                 }
                 let worker = SlurmWorker::new(self.board, job_id, dir.into());
                 let begun = Begun {
@@ -95,10 +92,7 @@ impl Scheduler<'_> {
         let (stream_id, job_id) = (&lane.stream.stream_id, found.job_id.unwrap_or_default());
         if self.detach {
             lane.after = Some(job_id);
-            return Ok(Attempt {
-                is_left: true,
-                ..Attempt::default()
-            });
+            return Ok(Attempt::left());
         }
         self.progress.say(&format!(
             "stream {stream_id}: watching job {job_id} of Slurm again"

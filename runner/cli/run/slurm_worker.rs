@@ -4,9 +4,8 @@ use crate::error::CliError;
 use crate::run::event_tail::EventTail;
 use crate::run::worker_program::WorkerProgram;
 use crate::show::table;
-use crate::slurm::Looks;
 use crate::slurm::{
-    self, Board, Known, Partition, Script, SignOfLife, SlurmJob, State, Submission,
+    self, Board, Known, Looks, Partition, Script, SignOfLife, SlurmJob, State, Submission,
 };
 use plan::runs_layout::{LOG, ORDER};
 use plan::{Launch, MemoryEstimate};
@@ -279,7 +278,7 @@ pub(crate) async fn settle(
     let known = looks.look(slurm.job_id, &slurm.name).await;
     while tail.fold_next(store, &open.stream_id).await?.is_some() {}
     // Its events may be of a later run.
-    let Some(number) = open_number(store, &open.stream_id).await? else {
+    let Some(number) = store.open_number(&open.stream_id).await? else {
         return Ok(None);
     };
     let end = match known {
@@ -295,8 +294,10 @@ pub(crate) async fn settle(
         Known::Job(job) => SlurmEnd::Job(job),
         Known::Gone => SlurmEnd::Forgotten(slurm.job_id.unwrap_or_default()),
     };
-    take_in_last(&mut tail, store, &open.stream_id).await?;
-    if let Some(number) = open_number(store, &open.stream_id).await? {
+    if let Some(note) = tail.fold_all(store, &open.stream_id).await? {
+        table::note(&note);
+    }
+    if let Some(number) = store.open_number(&open.stream_id).await? {
         let end = end.attempt(false);
         store.end_attempt(&open.stream_id, number, &end).await?;
     }
@@ -307,23 +308,4 @@ pub(crate) async fn settle(
 fn is_put_back(job: &SlurmJob, dir: &Path) -> bool {
     let seen = SignOfLife::read(dir).filter(|sign| sign.job_id == job.id);
     job.state == State::Failed && seen.is_some_and(|sign| sign.n_restarts < job.n_restarts)
-}
-
-/// Takes in the end of a file that no process writes any more.
-async fn take_in_last(
-    tail: &mut EventTail,
-    store: &Store,
-    stream_id: &str,
-) -> Result<(), CliError> {
-    while tail.fold_next(store, stream_id).await?.is_some() {}
-    if let (_, Some(note)) = tail.end(store, stream_id).await? {
-        table::note(&note);
-    }
-    Ok(())
-}
-
-/// The number of the attempt at a stream that is open.
-pub(crate) async fn open_number(store: &Store, stream_id: &str) -> Result<Option<u32>, CliError> {
-    let open = store.open_stream(stream_id).await?;
-    Ok(open.map(|open| open.number))
 }

@@ -75,9 +75,7 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<u8, CliError> {
 /// What Slurm says of the jobs whose attempts are open; nothing where it does not answer, which is said.
 async fn known(streams: &[StreamState]) -> BTreeMap<u64, Known> {
     let open = streams.iter().filter(|stream| is_open(stream));
-    let ids: BTreeSet<u64> = open
-        .filter_map(|stream| stream.slurm_job_id?.try_into().ok())
-        .collect();
+    let ids: BTreeSet<u64> = open.filter_map(|stream| stream.slurm_job_id).collect();
     if ids.is_empty() {
         return BTreeMap::new();
     }
@@ -111,7 +109,7 @@ fn is_open(stream: &StreamState) -> bool {
 
 /// What Slurm says of a stream's job.
 fn of_slurm(stream: &StreamState, known: &BTreeMap<u64, Known>) -> Option<String> {
-    let id = stream.slurm_job_id?.try_into().ok()?;
+    let id = stream.slurm_job_id?;
     match known.get(&id)? {
         Known::Job(job) => Some(job.describe()),
         Known::Gone | Known::Unanswered(_) => None,
@@ -225,9 +223,7 @@ async fn wait_for_entries<'a>(
 async fn open_ids(store: &Store, sweep: &str) -> Result<Vec<u64>, CliError> {
     let streams = store.stream_states(sweep).await?;
     let open = streams.iter().filter(|stream| is_open(stream));
-    Ok(open
-        .filter_map(|stream| stream.slurm_job_id?.try_into().ok())
-        .collect())
+    Ok(open.filter_map(|stream| stream.slurm_job_id).collect())
 }
 
 /// Waits for the ends of jobs, for a while; gives those that have ended.

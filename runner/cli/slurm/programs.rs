@@ -1,7 +1,7 @@
 //! Calling Slurm's programs.
 
 use crate::error::CliError;
-use crate::run::worker_program::SECRETS;
+use crate::run::worker_program;
 use std::env;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -74,9 +74,7 @@ pub(super) async fn output_of(program: &str, args: &[&str]) -> Result<String, Si
         .env("SLURM_TIME_FORMAT", "standard")
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    for secret in SECRETS {
-        command.env_remove(secret);
-    }
+    worker_program::remove_secrets(command.as_std_mut());
     // Such variables choose columns, clusters and output of the programs.
     for variable in [
         "SQUEUE_FORMAT",

@@ -3,7 +3,7 @@
 use super::partition::Partition;
 use super::sign_of_life::FILE;
 use crate::run::worker_program::WorkerProgram;
-use plan::{Launch, MemoryEstimate};
+use plan::{Launch, MemoryEstimate, shell_word};
 use std::fmt::Write;
 use std::path::Path;
 
@@ -44,7 +44,7 @@ impl Script<'_> {
         let worker = self.program.words();
         let worker: Vec<_> = worker
             .iter()
-            .map(|word| quoted(&word.to_string_lossy()))
+            .map(|word| shell_word(&word.to_string_lossy()))
             .collect();
         let (n_here, slurm) = (self.n_here(), &self.launch.slurm);
         let start = match n_here * slurm.nnodes {
@@ -82,8 +82,8 @@ if [[ $is_limit && $code == 130 ]]; then
 fi
 exit $code
 "##,
-            dir = quoted(&self.dir.to_string_lossy()),
-            order = quoted(&self.order.to_string_lossy()),
+            dir = shell_word(&self.dir.to_string_lossy()),
+            order = shell_word(&self.order.to_string_lossy()),
             setup = slurm.setup.join("\n"),
             worker = worker.join(" "),
         )
@@ -152,11 +152,6 @@ exit $code
         let of_process = of_process.saturating_add(BASE_BYTES);
         of_process.saturating_mul(self.n_here() as u64)
     }
-}
-
-/// A word as bash takes it unchanged.
-fn quoted(word: &str) -> String {
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// A value as sbatch takes it in a script.

@@ -120,7 +120,7 @@ pub use task::{
     EvalSae, EvaluateTask, Evaluated, FoundSae, Machine, ModelUse, ProveTask, SaeForm, SaeLayout,
     SaeLensMetadata, StoreRequest, StoreTask, Task, Texts, eval_batch_size,
 };
-pub use text::{brief, escaped, escaped_lines, has_secret, names_secret, redacted};
+pub use text::{brief, escaped, escaped_lines, has_secret, names_secret, redacted, shell_word};
 pub use told::Told;
 pub use torch_version::TorchVersion;
 pub use tracking::{

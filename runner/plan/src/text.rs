@@ -36,6 +36,16 @@ pub fn escaped_lines(text: &str) -> String {
     escaped_but(text, &['\n', '\t'])
 }
 
+/// A word as a shell reads it.
+pub fn shell_word(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./=,:@%+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
 fn escaped_but(text: &str, kept: &[char]) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -133,6 +143,18 @@ fn find_user_of_address(text: &str) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_those_that_a_shell_reads() {
+        for (word, quoted) in [
+            ("sweeps/a.toml", "sweeps/a.toml"),
+            ("vary.k=[8, 16]", "'vary.k=[8, 16]'"),
+            ("it's $HOME", r"'it'\''s $HOME'"),
+            ("", "''"),
+        ] {
+            assert_eq!(shell_word(word), quoted);
+        }
+    }
 
     #[test]
     fn what_steers_a_terminal_is_spelt_out() {

@@ -84,7 +84,7 @@ pub struct AttemptRow {
     /// File with what the worker printed, relative to the runs folder.
     pub log: Option<String>,
     /// Number of the job of Slurm that it is a run of.
-    pub slurm_job_id: Option<i64>,
+    pub slurm_job_id: Option<u64>,
     /// When it was started, ms since the epoch, UTC.
     pub started_ms: i64,
     /// When it ended, ms since the epoch, UTC.

@@ -58,7 +58,7 @@ struct OpenRow {
     dir: String,
     number: u32,
     slurm_name: Option<String>,
-    slurm_job_id: Option<i64>,
+    slurm_job_id: Option<u64>,
     pool_entry: Option<String>,
     job_ids: String,
 }
@@ -75,7 +75,7 @@ impl From<OpenRow> for OpenStream {
             slurm: row.slurm_name.map(|name| SlurmAttempt {
                 number,
                 name,
-                job_id: job_id.and_then(|id| id.try_into().ok()),
+                job_id,
             }),
         }
     }
@@ -108,6 +108,15 @@ impl Store {
             Ok(row.map(OpenStream::from))
         })
         .await
+    }
+
+    /// The number of the attempt at a stream that is marked as running.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn open_number(&self, stream_id: &str) -> Result<Option<u32>, StoreError> {
+        let open = self.open_stream(stream_id).await?;
+        Ok(open.map(|open| open.number))
     }
 
     /// The streams, other than `stream_id`, with an attempt that is marked as running and that has one of the jobs.

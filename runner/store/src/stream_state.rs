@@ -21,7 +21,7 @@ pub struct StreamState {
     /// Status of the last one; `None`: there was none.
     pub status: Option<String>,
     /// Number of the job of Slurm that it is a run of.
-    pub slurm_job_id: Option<i64>,
+    pub slurm_job_id: Option<u64>,
     /// Name of the entry in the pool that it is a run of.
     pub pool_entry: Option<String>,
     /// Machine of its worker.

@@ -147,8 +147,9 @@ pub(crate) struct LastReport<'a> {
     pub(crate) hint: Option<&'a str>,
 }
 
-/// Closes an attempt as its worker said; that counts more than a `crashed` guessed from outside. One of the pool stays open
-/// until its entry has ended: before that, another machine may continue it.
+/// Closes an attempt as its worker said; that counts more than a `crashed` guessed from outside. One that another machine
+/// may continue stays open: of Slurm while it was asked to stop, as its job may be in the queue again, until Slurm says
+/// that the job has ended; of the pool until its entry has ended.
 pub(crate) async fn close_by_event(
     conn: &mut SqliteConnection,
     attempt_id: i64,
@@ -156,6 +157,9 @@ pub(crate) async fn close_by_event(
     last: LastReport<'_>,
     time_ms: i64,
 ) -> Result<(), Trouble> {
+    if status == AttemptStatus::Interrupted && is_in_slurm(conn, attempt_id).await? {
+        return Ok(());
+    }
     let failure = last.failure.map(|kind| match kind {
         FailureKind::Input => "input",
         FailureKind::Internal => "internal",
@@ -177,6 +181,14 @@ pub(crate) async fn close_by_event(
         return Ok(());
     }
     job::leave_running(conn, attempt_id, job_status_after(status)).await
+}
+
+async fn is_in_slurm(conn: &mut SqliteConnection, attempt_id: i64) -> Result<bool, Trouble> {
+    let sql = "SELECT slurm_name IS NOT NULL FROM attempt WHERE attempt_id = ?";
+    Ok(sqlx::query_scalar(sql)
+        .bind(attempt_id)
+        .fetch_one(conn)
+        .await?)
 }
 
 #[cfg(test)]
@@ -208,6 +220,9 @@ mod tests {
         // It was killed, and begun again; then it was asked to stop, and begun again.
         script.start(2, 0).metric(&first, 5, stats(4.0));
         script.push(EventKind::Interrupted { step: 5 });
+        store.fold(stream, &script.events).await.unwrap();
+        let open = store.open_stream(stream).await.unwrap().unwrap();
+        assert_eq!(open.slurm.unwrap().number, 2, "its job may be in the queue");
         script.start(3, 5).metric(&first, 6, stats(2.0));
         store.fold(stream, &script.events).await.unwrap();
         let rows = test.rows(ATTEMPTS).await;
@@ -216,7 +231,7 @@ mod tests {
             json!(rows),
             json!([
                 [1, "interrupted", 77, requeued],
-                [2, "interrupted", 77, null],
+                [2, "interrupted", 77, requeued],
                 [3, "running", 77, null]
             ])
         );

@@ -57,7 +57,7 @@ impl Processes {
             },
         };
         Ok(Self {
-            n_ranks: here.n_here * launch.n_nodes,
+            n_ranks: here.n_ranks * launch.n_nodes,
             ..here
         })
     }
@@ -107,6 +107,19 @@ mod tests {
         assert_eq!(number(Launcher::Local, Nproc::Count(8)), 1);
         assert_eq!(number(Launcher::Torchrun, Nproc::Count(8)), 8);
         assert_eq!(number(Launcher::Torchrun, Nproc::Gpu), 4);
+    }
+
+    #[test]
+    fn each_machine_of_a_job_of_slurm_has_as_many() {
+        let mut launch = Launch {
+            launcher: Launcher::Slurm,
+            nproc_per_node: Nproc::Count(4),
+            ..Launch::default()
+        };
+        launch.slurm.nnodes = 2;
+        let none = || unreachable!("it is not this machine's GPUs that count");
+        let processes = Processes::asked_for(&launch, none).unwrap();
+        assert_eq!((processes.n_ranks, processes.n_here), (8, 4));
     }
 
     #[test]

@@ -272,17 +272,26 @@ impl Largest {
         Ok(())
     }
 
-    /// Between the last that is wanted and the next, if there is one.
+    /// Between the last that is wanted and the next. If both are equal, as numbers of a short type are now and then, it
+    /// leaves out those, or has all of them if there are no larger ones. 0 if there are no more than are wanted.
     fn threshold(&self, n_wanted: usize) -> Result<f64, EvalError> {
         let scores: Vec<&Tensor> = self.scores.iter().collect();
         let least = BatchLatents::least_of(&scores, n_wanted)?.f_double_value(&[])?;
         let next = BatchLatents::least_of(&scores, n_wanted + 1)?.f_double_value(&[])?;
-        let threshold = if next < least {
-            f64::midpoint(least, next)
+        if next < least {
+            return Ok(f64::from(f64::midpoint(least, next) as f32));
+        }
+        let n_above = |bound| Ok::<_, EvalError>(self.above(bound)?.size()[0].cast_unsigned());
+        if n_above(0.0)? <= n_wanted as u64 {
+            return Ok(0.0);
+        }
+        let least = least as f32;
+        let has_larger = n_above(f64::from(least))? > 0;
+        Ok(f64::from(if has_larger {
+            least
         } else {
-            0.0
-        };
-        Ok(f64::from(threshold as f32))
+            least.next_down()
+        }))
     }
 
     /// The places of those above the threshold: `[n]`, Int64.
@@ -291,5 +300,35 @@ impl Largest {
             return Ok(Tensor::f_empty([0], (Kind::Int64, Device::Cpu))?);
         };
         Ok(places.f_masked_select(&scores.f_gt(threshold)?)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The threshold for `n_wanted` of these scores, and how many are above it.
+    fn found(scores: &[f32], n_wanted: usize) -> (f64, i64) {
+        let places = Tensor::arange(scores.len() as i64, (Kind::Int64, Device::Cpu));
+        let mut set = Largest::default();
+        let n_kept = n_wanted as i64 + 1;
+        set.add(&Tensor::from_slice(scores), &places, n_kept)
+            .unwrap();
+        let threshold = set.threshold(n_wanted).unwrap();
+        (threshold, set.above(threshold).unwrap().size()[0])
+    }
+
+    #[test]
+    fn a_threshold_is_between_what_is_wanted_and_the_rest() {
+        assert_eq!(found(&[1.0, 5.0, 4.0, 3.0, 2.0], 3), (2.5, 3));
+        assert_eq!(found(&[5.0, 4.0], 3), (0.0, 2), "there are no more");
+        assert_eq!(found(&[5.0, 4.0, 3.0], 3), (0.0, 3));
+    }
+
+    #[test]
+    fn equal_scores_are_left_out_or_all_taken() {
+        assert_eq!(found(&[5.0, 3.0, 4.0, 3.0, 3.0, 1.0], 3), (3.0, 2));
+        let (threshold, n_above) = found(&[2.0, 2.0, 2.0, 1.0], 2);
+        assert_eq!((threshold as f32, n_above), (2.0_f32.next_down(), 3));
     }
 }

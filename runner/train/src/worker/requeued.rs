@@ -35,8 +35,8 @@ pub fn requeued(path: &Path, n_restarts: u32) -> Result<PathBuf, TrainError> {
     let own = path.with_extension(format!("{n_restarts}.json"));
     let text = serde_json::to_vec_pretty(&left).expect("an order serialises to JSON");
     let write = || {
-        let file = files::OutputFile::create(&own)?;
-        file.handle()?.write_all(&text)?;
+        let mut file = files::OutputFile::create(&own)?;
+        file.write_all(&text)?;
         file.finish()
     };
     write().map_err(TrainError::io("write", &own))?;
