@@ -316,6 +316,9 @@ CREATE TABLE attempt (
     slurm_name TEXT,
     -- Number that Slurm gave that job; NULL until Slurm has answered, and where `slurm_name` is NULL.
     slurm_job_id INTEGER,
+    -- Name of the entry in the pool that it is a run of; NULL for other workers. An entry that one machine lost and another
+    -- took has several runs, each an attempt.
+    pool_entry TEXT,
     -- When it was started.
     started_ms INTEGER NOT NULL,
     -- When it ended, or was found dead; NULL while it runs.

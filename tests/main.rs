@@ -46,6 +46,7 @@ mod permissions;
 mod plan;
 mod plan_alone;
 mod planted_code;
+mod pool;
 mod private;
 mod programs;
 mod provenance;

@@ -433,7 +433,7 @@ fn what_slurm_cannot_do_is_said_before_anything_is_submitted() {
         .refuses(&["`launch.slurm.time` is `2`", "save 120 s before that"]);
     workspace
         .run(&["tiny.toml", "--detach", "--set", "launch.launcher=local"])
-        .refuses(&["`--detach` is for jobs of Slurm"]);
+        .refuses(&["`--detach` is for jobs of Slurm and of the pool"]);
     workspace
         .run(&["tiny.toml", "--jobs", "2"])
         .refuses(&["`launch.jobs` and `launch.devices` are for one machine"]);

@@ -3,7 +3,7 @@
 //! - `sweep/`: from a sweep file to a plan
 //! - `run/`: from a plan to trained SAEs
 //! - `show/`: what was done: tables, queries, reports
-//! - `slurm/`: streams as jobs of a cluster
+//! - `slurm/`: streams as jobs of a cluster; `pool/`: streams that any machine takes
 //! - `publish/`: SAEs to the Hub; `track/`: curves to trackers
 //! - `libtorch/`: the PyTorch that workers run on; `installed.rs`: what a wheel installs besides the programs
 //! - `commands/`: all other commands, one a file
@@ -12,6 +12,7 @@ mod commands;
 mod error;
 mod installed;
 mod libtorch;
+mod pool;
 mod publish;
 mod run;
 mod show;
@@ -51,6 +52,7 @@ fn dispatch(args: Args) -> Result<u8, CliError> {
         Some(Command::Eval(args)) => block_on(eval::eval(&args)),
         Some(Command::VerifyResume(args)) => block_on(verify_resume::verify_resume(&args)),
         Some(Command::Ls(ls)) => block_on(ls::ls(&ls)),
+        Some(Command::WorkerPool(args)) => block_on(pool::worker_pool(&args)),
         Some(Command::Status(args)) => block_on(status::status(&args)),
         Some(Command::Cancel(args)) => block_on(status::cancel(&args)),
         Some(Command::Watch(args)) => block_on(watch::watch(&args)),

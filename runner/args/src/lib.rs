@@ -30,7 +30,7 @@ mod watch;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{env, process};
 
-pub use cluster::{CancelArgs, StatusArgs};
+pub use cluster::{CancelArgs, StatusArgs, WorkerPoolArgs};
 pub use data::{DataArgs, HookpointsArgs, NamedDataArgs};
 pub use encode::{EncodeArgs, EncodeInputArgs};
 pub use eval::{EvalArgs, Most};
@@ -113,9 +113,11 @@ pub enum Command {
     Ls(LsArgs),
     /// Follow a sweep that another `sae-run` is running on this machine.
     Watch(WatchArgs),
-    /// Show where Slurm has the jobs of a sweep, and how far they are.
+    /// Train streams of sweeps that are shared by several machines.
+    WorkerPool(WorkerPoolArgs),
+    /// Show where Slurm or the pool has the jobs of a sweep, and how far they are.
     Status(StatusArgs),
-    /// Cancel the jobs of a sweep in Slurm; they save first.
+    /// Cancel the jobs of a sweep in Slurm or in the pool; they save first.
     Cancel(CancelArgs),
     /// Show everything recorded about a job or a sweep.
     Show(ShowArgs),

@@ -71,8 +71,8 @@ pub struct RunOptions {
     /// Stop a worker that an earlier `sae-run` left running, instead of waiting until it has saved.
     #[arg(long)]
     pub take_over: bool,
-    /// With `launcher = "slurm"`: submit the jobs and exit. `sae-run status` shows them; running the sweep again takes up
-    /// their results.
+    /// With `launcher = "slurm"` or `"pool"`: submit the jobs and exit. `sae-run status` shows them; running the sweep
+    /// again takes up their results.
     #[arg(long)]
     pub detach: bool,
     /// Hide progress.

@@ -28,6 +28,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<u8, CliError> {
     let hub = HubSettings::from_env()?;
     let found = Found {
         machine: worker_program::machine(),
+        runs_folder: RunsFolder::look_at(&config::runs_dir(&args.store)?),
         paths: [
             (
                 "engine",
@@ -58,6 +59,7 @@ pub(crate) fn doctor(args: &DoctorArgs) -> Result<u8, CliError> {
 /// What was found.
 struct Found {
     machine: Result<&'static Machine, CliError>,
+    runs_folder: RunsFolder,
     /// What they are, where they are, and what to say if it is missing.
     paths: [(&'static str, PathBuf, &'static str); 5],
     has_token: bool,
@@ -73,6 +75,7 @@ impl Found {
         });
         let paths = self.paths.iter();
         rows.extend(paths.map(|(what, path, otherwise)| (*what, existing(path, otherwise))));
+        rows.push(("runs are", self.runs_folder.describe()));
         rows.extend([
             ("HF token", yes_or_no(self.has_token)),
             ("HF offline", yes_or_no(self.is_offline)),
@@ -96,9 +99,55 @@ impl Found {
             let key = what.to_lowercase().replace(' ', "_");
             object[key] = json!({"path": path, "exists": path.exists()});
         }
+        object["runs_folder"] = json!({
+            "is_of_network": self.runs_folder.is_of_network,
+            "locks_hold": self.runs_folder.locks_hold,
+        });
         object["hf_token"] = self.has_token.into();
         object["hf_offline"] = self.is_offline.into();
         Ok(object)
+    }
+}
+
+/// What the runs folder is like.
+struct RunsFolder {
+    /// Whether several machines may write to it.
+    is_of_network: bool,
+    /// Whether a lock that one has there keeps out another, here; `None`: nothing can be written there.
+    locks_hold: Option<bool>,
+}
+
+impl RunsFolder {
+    /// Of a folder that is not there yet, the one that it will be in counts.
+    fn look_at(runs_dir: &Path) -> Self {
+        let runs_dir = std::path::absolute(runs_dir).unwrap_or_else(|_| runs_dir.into());
+        let there = runs_dir.ancestors().find(|dir| dir.is_dir());
+        let there = there.unwrap_or(Path::new("/"));
+        let try_lock = || {
+            let file = tempfile::NamedTempFile::new_in(there).ok()?;
+            let second = file.reopen().ok()?;
+            let is_locked = file.as_file().try_lock().is_ok();
+            Some(is_locked && second.try_lock().is_err())
+        };
+        Self {
+            is_of_network: store::is_of_network(there),
+            locks_hold: try_lock(),
+        }
+    }
+
+    fn describe(&self) -> String {
+        let locks = match self.locks_hold {
+            Some(true) => "locks hold",
+            Some(false) => "locks do not hold: run one `sae-run` at a time there",
+            None => "nothing can be written there",
+        };
+        if self.is_of_network {
+            let shared =
+                "the pool and Slurm need no locks; `sae-run` on several machines at a time does";
+            format!("on a network file system; from this machine, {locks} ({shared})")
+        } else {
+            format!("on this machine; {locks}")
+        }
     }
 }
 

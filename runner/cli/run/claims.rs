@@ -5,8 +5,10 @@
 //! what is found open in the database under a lock is what a process left that was killed.
 
 use crate::error::CliError;
+use crate::pool::{Place, PoolFolder};
 use crate::run::event_tail::EventTail;
 use crate::run::orphan;
+use crate::run::pool_worker;
 use crate::run::runs_folder::RunsFolder;
 use crate::run::slurm_worker;
 use crate::show::table;
@@ -42,8 +44,8 @@ pub(crate) struct Claimed {
     pub(crate) job_ids: Vec<String>,
     /// Jobs that other processes have.
     pub(crate) held: Vec<Held>,
-    /// A job of Slurm that an earlier `sae-run` submitted, and that lives.
-    pub(crate) in_slurm: Option<SlurmAttempt>,
+    /// What an earlier `sae-run` gave to Slurm or the pool, and that lives.
+    pub(crate) given: Option<Given>,
     _locks: Vec<Claim>,
 }
 
@@ -53,6 +55,19 @@ pub(crate) struct Held {
     /// The process, for the user.
     pub(crate) holder: String,
     pub(crate) job_id: String,
+}
+
+/// An attempt that continues without the `sae-run` that began it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Given {
+    /// A job of Slurm.
+    Slurm(SlurmAttempt),
+    /// An entry of the pool.
+    Pool {
+        /// Which attempt at the stream it is.
+        number: u32,
+        entry: String,
+    },
 }
 
 impl Claims<'_> {
@@ -74,11 +89,11 @@ impl Claims<'_> {
         let mut claimed = Claimed {
             job_ids: Vec::new(),
             held: Vec::new(),
-            in_slurm: None,
+            given: None,
             _locks: Vec::new(),
         };
         let lock = self.lock(stream_id).await?;
-        let elsewhere = self.in_slurm_elsewhere(stream_id, job_ids).await?;
+        let elsewhere = self.given_elsewhere(stream_id, job_ids).await?;
         for job_id in job_ids {
             let holder = match (elsewhere.get(job_id), &lock) {
                 (Some(holder), _) => Some(holder.clone()),
@@ -99,7 +114,7 @@ impl Claims<'_> {
         }
         if !claimed.job_ids.is_empty() {
             // First: others may need this of a stream that is locked here, while they have one that is needed here.
-            claimed.in_slurm = self.close_stream(stream_id).await?;
+            claimed.given = self.close_stream(stream_id).await?;
             self.close_others(stream_id, &claimed.job_ids).await?;
             claimed._locks.extend(lock);
         }
@@ -131,14 +146,14 @@ impl Claims<'_> {
             return Ok(());
         };
         let open = self.store.open_stream(stream_id).await?;
-        let is_in_slurm = open.as_ref().is_some_and(|open| open.slurm.is_some());
+        let is_given = open.as_ref().is_some_and(OpenStream::is_given);
         let path = self.folder.path().join(dir);
-        if !is_own && !is_in_slurm && path.is_dir() && orphan::lock_stream(&path)?.is_none() {
+        if !is_own && !is_given && path.is_dir() && orphan::lock_stream(&path)?.is_none() {
             return Ok(());
         }
         match open {
             // Of others, what Slurm does not answer is not for this process to know.
-            Some(open) if is_in_slurm && !is_own => drop(self.close(&open).await),
+            Some(open) if is_given && !is_own => drop(self.close(&open).await),
             Some(open) => drop(self.close(&open).await?),
             // The database may have been lost.
             None => fold_all(self.store, self.folder.tail(dir), stream_id).await?,
@@ -146,15 +161,24 @@ impl Claims<'_> {
         Ok(())
     }
 
-    /// Takes in what a job of Slurm wrote, and closes its attempt if it has ended. `Some`: it lives.
-    async fn settle(&self, open: &OpenStream) -> Result<Option<SlurmAttempt>, CliError> {
+    /// Takes in what was written in Slurm or in the pool, and closes the attempt if it has ended. `Some`: it lives.
+    async fn settle(&self, open: &OpenStream) -> Result<Option<Given>, CliError> {
         let tail = self.folder.tail(&open.dir);
-        let dir = self.folder.path().join(&open.dir);
-        slurm_worker::settle(self.store, (&dir, tail), (open, self.slurm)).await
+        let Some(entry) = &open.pool_entry else {
+            let dir = self.folder.path().join(&open.dir);
+            let lives = slurm_worker::settle(self.store, (&dir, tail), (open, self.slurm)).await?;
+            return Ok(lives.map(Given::Slurm));
+        };
+        let pool = PoolFolder::of(self.folder.path());
+        let open = pool_worker::settle(self.store, tail, (open, entry, &pool)).await?;
+        Ok(open.map(|number| Given::Pool {
+            number,
+            entry: entry.clone(),
+        }))
     }
 
-    /// Closes the attempt at a stream that is locked, if one is open. `Some`: a job of Slurm does it, and lives.
-    async fn close_stream(&self, stream_id: &str) -> Result<Option<SlurmAttempt>, CliError> {
+    /// Closes the attempt at a stream that is locked, if one is open. `Some`: Slurm or the pool has it, and it lives.
+    async fn close_stream(&self, stream_id: &str) -> Result<Option<Given>, CliError> {
         match self.store.open_stream(stream_id).await? {
             Some(open) => self.close(&open).await,
             None => Ok(None),
@@ -162,9 +186,9 @@ impl Claims<'_> {
     }
 
     /// Takes in what was written about a stream that is locked and has an open attempt, and closes that. A worker that a
-    /// killed process left is waited for. `Some`: a job of Slurm does it, and lives; it is left alone.
-    async fn close(&self, open: &OpenStream) -> Result<Option<SlurmAttempt>, CliError> {
-        if open.slurm.is_some() {
+    /// killed process left is waited for. `Some`: Slurm or the pool has it, and it lives; it is left alone.
+    async fn close(&self, open: &OpenStream) -> Result<Option<Given>, CliError> {
+        if open.is_given() {
             return self.settle(open).await;
         }
         orphan::wait_for_worker(&self.folder.path().join(&open.dir), self.take_over).await?;
@@ -173,8 +197,8 @@ impl Claims<'_> {
         Ok(None)
     }
 
-    /// Which of the jobs a job of Slurm trains in another stream, and its number, for the user.
-    async fn in_slurm_elsewhere(
+    /// Which of the jobs Slurm or the pool trains in another stream, and who, for the user.
+    async fn given_elsewhere(
         &self,
         stream_id: &str,
         job_ids: &[String],
@@ -182,7 +206,7 @@ impl Claims<'_> {
         let mut held = HashMap::new();
         for open in self.store.open_elsewhere(stream_id, job_ids).await? {
             let shared = open.job_ids.iter().filter(|id| job_ids.contains(id));
-            if open.slurm.is_none() {
+            if !open.is_given() {
                 continue;
             }
             // Else the process that has its lock waits for it.
@@ -192,8 +216,11 @@ impl Claims<'_> {
                 continue;
             }
             let number = open.slurm.as_ref().and_then(|slurm| slurm.job_id);
-            let holder =
-                number.map_or_else(|| "Slurm".to_owned(), |id| format!("job {id} of Slurm"));
+            let holder = match number {
+                Some(id) => format!("job {id} of Slurm"),
+                None if open.pool_entry.is_some() => "the pool".to_owned(),
+                None => "Slurm".to_owned(),
+            };
             held.extend(shared.map(|id| (id.clone(), holder.clone())));
         }
         Ok(held)
@@ -234,6 +261,18 @@ pub(crate) async fn take_in(copy: &Store, runs_dir: &Path) -> Result<(), CliErro
                     "wait for it to end, or cancel it with `sae-run cancel`".to_owned(),
                 ));
             }
+        }
+        let in_pool = match &open.pool_entry {
+            Some(entry) => PoolFolder::of(runs_dir).place(entry)?,
+            None => None,
+        };
+        if matches!(in_pool, Some(Place::Waiting { .. } | Place::Claimed { .. })) {
+            let message = format!(
+                "a stream of the pool is not finished in `{}`",
+                dir.display()
+            );
+            return Err(CliError::environment(message)
+                .with_hint("wait for its end, or withdraw it with `sae-run cancel`".to_owned()));
         }
         if Claim::is_held(&dir.join(STREAM_LOCK)) {
             let message = format!("a worker still runs in `{}`", dir.display());

@@ -22,8 +22,8 @@ pub(crate) async fn close(runs_dir: &Path, store: &Store) -> Result<(), CliError
     // A folder that cannot be written can still be read.
     let _ = try_to_close(runs_dir, store).await;
     let mut left = left_open(runs_dir, store).await?;
-    // A job of Slurm needs no `sae-run`.
-    left.retain(|open| open.slurm.is_none());
+    // A job of Slurm, or a machine of the pool, needs no `sae-run`.
+    left.retain(|open| !open.is_given());
     let n_jobs = left.iter().map(|open| open.job_ids.len()).sum();
     if n_jobs > 0 {
         table::note(&format!(

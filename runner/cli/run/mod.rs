@@ -9,7 +9,7 @@
 //!   and what the database has of it
 //! - `orders.rs`: what a worker is asked to do; `worker.rs`: what does it: a process, or a job of Slurm
 //! - `slurm_attempt.rs`: an attempt in Slurm; `slurm_worker.rs`: its job, submitted or found again; `slurm_limits.rs`:
-//!   whether it has the time
+//!   whether it has the time. `pool_attempt.rs`, `pool_worker.rs`: the same for machines of the pool
 //! - `watch.rs`: folds a worker's events, ends its attempt; `event_tail.rs`: reads events.jsonl; `unreadable.rs`:
 //!   puts aside what cannot be read
 //! - `launch/`: what starts a worker. `torchrun.rs`; `company.rs`: rank 0 leads, others follow; `node.rs`: the ranks of
@@ -26,6 +26,8 @@ pub(crate) mod left_over;
 pub(crate) mod orders;
 pub(crate) mod orphan;
 pub(crate) mod past_job;
+pub(crate) mod pool_attempt;
+pub(crate) mod pool_worker;
 pub(crate) mod queue;
 pub(crate) mod recording;
 pub(crate) mod runs_folder;
@@ -42,6 +44,7 @@ pub(crate) mod worker_program;
 
 use crate::commands::plan::{self as plan_command, Shown};
 use crate::error::CliError;
+use crate::pool::PoolBoard;
 use crate::run::claims::Claims;
 use crate::run::launch::{Launcher, Leader, OwnSettings, with_ranks};
 use crate::run::recording::{record, recover};
@@ -174,10 +177,11 @@ async fn run_expanded(
     leader: Option<&Leader>,
 ) -> Result<Ended, CliError> {
     let launcher = launch::launcher(&expanded.sweep.sweep.launch, leader)?;
-    if args.detach && expanded.sweep.sweep.launch.launcher != plan::Launcher::Slurm {
+    let launcher_kind = expanded.sweep.sweep.launch.launcher;
+    if args.detach && !matches!(launcher_kind, plan::Launcher::Slurm | plan::Launcher::Pool) {
         return Err(
-            CliError::input("`--detach` is for jobs of Slurm, and this sweep is trained by processes of this machine")
-                .with_hint("set `launcher = \"slurm\"` in `[launch]`, or leave `--detach` out".to_owned()),
+            CliError::input("`--detach` is for jobs of Slurm and of the pool, and this sweep is trained by processes of this machine")
+                .with_hint("set `launcher = \"slurm\"` or `\"pool\"` in `[launch]`, or leave `--detach` out".to_owned()),
         );
     }
     let folder = open_folder(expanded)?;
@@ -218,6 +222,7 @@ async fn run_expanded(
         launcher: launcher.as_ref(),
         tracking: &tracking,
         board: Board::new(launch.slurm.poll_s),
+        pool: PoolBoard::new(folder.path()),
         partition,
     };
     let (mut summary, recorded) = run_rounds(&site, expanded, &before, args).await?;
@@ -235,7 +240,7 @@ async fn run_expanded(
         quiet: args.quiet || args.progress == ProgressArg::Json,
     };
     summary.n_failed += closing.n_left_out();
-    let exit_code = conclude(args, &closing, &summary)?;
+    let exit_code = conclude(args, (&closing, launcher_kind), &summary)?;
     store.close().await;
     Ok(Ended {
         exit_code,
@@ -322,6 +327,8 @@ struct Site<'a> {
     tracking: &'a Tracking,
     /// What is known of jobs of Slurm.
     board: Board,
+    /// What is known of streams in the pool.
+    pool: PoolBoard,
     /// Where jobs of Slurm go, if streams are such.
     partition: Option<Partition>,
 }
@@ -364,6 +371,7 @@ async fn run_round(
         tracking: site.tracking,
         retry_failed: args.retry_failed,
         board: &site.board,
+        pool: &site.pool,
         partition: site.partition.as_ref(),
         detach: args.detach,
     };
@@ -412,11 +420,16 @@ async fn time_left(
     Ok(TimeLeft::new(predicted, forecast.n_lanes))
 }
 
-/// Says that jobs of Slurm continue without this process.
-fn note_left(sweep: &str, n_left: usize) {
+/// Says that jobs of Slurm, or streams in the pool, continue without this process.
+fn note_left(plan: &plan::Plan, launcher: plan::Launcher, n_left: usize) {
+    let sweep = &plan.sweep;
     let verb = if n_left == 1 { "continues" } else { "continue" };
+    let what = match launcher {
+        plan::Launcher::Pool => format!("{} {verb} in the pool", table::count(n_left, "stream")),
+        _ => format!("{} of Slurm {verb}", table::count(n_left, "job")),
+    };
     table::note_with_hint(
-        &format!("{} of Slurm {verb}", table::count(n_left, "job")),
+        &what,
         &format!(
             "`sae-run status {sweep}` shows them, `sae-run cancel {sweep}` ends them, and the same command again takes up \
              their results"
@@ -424,7 +437,11 @@ fn note_left(sweep: &str, n_left: usize) {
     );
 }
 
-fn conclude(args: &RunOptions, closing: &Closing<'_>, summary: &Summary) -> Result<u8, CliError> {
+fn conclude(
+    args: &RunOptions,
+    (closing, launcher): (&Closing<'_>, plan::Launcher),
+    summary: &Summary,
+) -> Result<u8, CliError> {
     if args.progress == ProgressArg::Json {
         Line::End {
             exit_code: summary.exit_code(),
@@ -450,7 +467,7 @@ fn conclude(args: &RunOptions, closing: &Closing<'_>, summary: &Summary) -> Resu
         closing.say_counts();
     }
     if summary.n_left > 0 {
-        note_left(&closing.plan.sweep, summary.n_left);
+        note_left(closing.plan, launcher, summary.n_left);
     } else if summary.interrupted {
         let without = if args.fresh { " without `--fresh`" } else { "" };
         table::note(&format!(

@@ -7,7 +7,7 @@ use plan::runs_layout::{self, EVENTS, LOG};
 use plan::{BaseJob, Job, Launch, Order, OrderJob, Stream};
 use std::fs;
 use std::path::{Path, PathBuf};
-use store::{JobStatus, RecordedJob, RecordedPlan, Store};
+use store::{GivenTo, JobStatus, RecordedJob, RecordedPlan, Store};
 
 /// What is left to do of a stream.
 #[derive(Debug)]
@@ -102,10 +102,10 @@ impl Orders<'_> {
             .collect())
     }
 
-    /// Opens an attempt at a stream and says what its worker has to do; `slurm_name`: the job of Slurm that is to do it.
+    /// Opens an attempt at a stream and says what its worker has to do; `given_to`: what does it, if no process that is started here.
     pub(super) async fn order(
         &self,
-        (lane, slurm_name): (&Lane<'_>, Option<&str>),
+        (lane, given_to): (&Lane<'_>, Option<GivenTo<'_>>),
         mut todo: Todo,
         recorded: &RecordedPlan,
     ) -> Result<Order, CliError> {
@@ -124,13 +124,14 @@ impl Orders<'_> {
         };
         let (train, evaluate) = (ids(&todo.train), ids(&todo.evaluate));
         let (store, stream_id) = (self.store, stream.stream_id.as_str());
-        let attempt = match slurm_name {
+        let attempt = match given_to {
             None => {
                 let begun = store.begin_attempt_with(stream_id, &log, &train, &evaluate);
                 begun.await?
             }
-            Some(name) => {
-                let begun = store.begin_slurm_attempt((stream_id, name), &log, &train, &evaluate);
+            Some(given_to) => {
+                let begun =
+                    store.begin_given_attempt((stream_id, given_to), &log, &train, &evaluate);
                 begun.await?
             }
         };

@@ -1,13 +1,13 @@
 //! Runs the streams of a plan: on each device one worker after the other, or several at a time.
 
 use crate::error::CliError;
-use crate::run::claims::{Claimed, Claims, Held, PAUSE};
+use crate::pool::PoolBoard;
+use crate::run::claims::{Claimed, Claims, Given, Held, PAUSE};
 use crate::run::gpu_room::{GpuRooms, Room};
 use crate::run::launch::{ALONE, Launcher, Processes};
 use crate::run::orders::{Lane, Orders, Todo};
 use crate::run::queue::Queue;
 use crate::run::signals::StopSignals;
-use crate::run::slurm_worker;
 use crate::run::watch::{Begun, Failure, Watch};
 use crate::run::worker::Worker;
 use crate::run::worker_process::WorkerProcess;
@@ -55,7 +55,9 @@ pub(crate) struct Scheduler<'a> {
     pub(crate) board: &'a Board,
     /// Where streams go as jobs of Slurm; `None`: they are trained here.
     pub(crate) partition: Option<&'a Partition>,
-    /// Whether jobs of Slurm are left alone once they are submitted.
+    /// What is known of streams in the pool.
+    pub(crate) pool: &'a PoolBoard,
+    /// Whether jobs of Slurm, and streams in the pool, are left alone once they are there.
     pub(crate) detach: bool,
 }
 
@@ -76,7 +78,7 @@ pub(crate) struct Summary {
     pub(crate) interrupted: bool,
     /// Whether jobs were left unfinished because their worker died or could not continue.
     pub(crate) is_cut_off: bool,
-    /// Streams whose jobs of Slurm continue without this process.
+    /// Streams that continue without this process, in Slurm or in the pool.
     pub(crate) n_left: usize,
 }
 
@@ -93,7 +95,7 @@ pub(super) struct Attempt {
     pub(super) worth_a_retry: Option<String>,
     /// Whether another attempt counts as one: it did not end because of the cluster.
     pub(super) is_counted: bool,
-    /// Whether its job of Slurm was left alone.
+    /// Whether its job of Slurm, or its entry in the pool, was left alone.
     pub(super) is_left: bool,
 }
 
@@ -143,6 +145,9 @@ impl Scheduler<'_> {
         let processes = Processes::of(launch)?;
         let streams = &self.expanded.plan.streams;
         let lanes = match (self.partition, launch.slurm.max_jobs) {
+            (None, _) if launch.launcher == plan::Launcher::Pool => {
+                vec![launch.device.clone(); streams.len()]
+            }
             (None, _) => launch.lanes(),
             (Some(_), 0) => vec![launch.device.clone(); streams.len()],
             (Some(_), most) => vec![launch.device.clone(); streams.len().min(most)],
@@ -305,12 +310,15 @@ impl Scheduler<'_> {
     ) -> Result<Summary, CliError> {
         let retries = self.expanded.sweep.sweep.launch.retries;
         let (mut diverged, mut summary) = (Vec::new(), Summary::default());
-        let mut in_slurm = claimed.in_slurm.clone();
+        let mut given = claimed.given.clone();
         let (mut n_counted, mut n_attempts) = (0, 0);
         loop {
-            let is_found = in_slurm.is_some();
-            let attempt = match in_slurm.take() {
-                Some(found) => self.join(lane, &found, signals).await?,
+            let is_found = given.is_some();
+            let attempt = match given.take() {
+                Some(Given::Slurm(found)) => self.join(lane, &found, signals).await?,
+                Some(Given::Pool { number, entry }) => {
+                    self.watch_in_pool(lane, (number, &entry), signals).await?
+                }
                 None => {
                     let todo = self.orders().todo(&claimed.job_ids, &recorded, &diverged)?;
                     if todo.is_empty() {
@@ -471,6 +479,10 @@ impl Scheduler<'_> {
             let submitted = self.attempt_in_slurm(lane, partition, (todo, recorded), signals);
             return submitted.await.map(Some);
         }
+        if self.expanded.sweep.sweep.launch.launcher == plan::Launcher::Pool {
+            let offered = self.attempt_in_pool(lane, (todo, recorded), signals);
+            return offered.await.map(Some);
+        }
         let Some(_room) = self.wait_for_room(lane, signals).await? else {
             return Ok(None);
         };
@@ -505,10 +517,13 @@ impl Scheduler<'_> {
                 ..Attempt::left()
             });
         };
-        // A job of Slurm may have been begun again: then it is a later one.
-        let open = slurm_worker::open_number(store, &begun.stream_id).await?;
-        let number = open.unwrap_or(begun.number);
+        // It may have been begun again: then it is a later one.
+        let open = store.open_stream(&begun.stream_id).await?;
+        let number = open.map_or(begun.number, |open| open.number);
         store.end_attempt(&begun.stream_id, number, &end).await?;
+        if let Worker::Pool(worker) = &watch.worker {
+            worker.forget()?;
+        }
         let has_failed = matches!(end.outcome, Outcome::Failed | Outcome::Crashed);
         let failure = has_failed.then(|| watch.failure(&end));
         let why = match &failure {

@@ -11,7 +11,7 @@ use crate::run::worker_process::write_order;
 use crate::slurm::{self, Partition, Submission};
 use plan::runs_layout::{EVENTS, ORDER};
 use std::path::Path;
-use store::{AttemptEnd, Outcome, RecordedPlan, SlurmAttempt};
+use store::{AttemptEnd, GivenTo, Outcome, RecordedPlan, SlurmAttempt};
 
 impl Scheduler<'_> {
     /// Submits what is left of a stream, and watches its job unless it is left alone.
@@ -26,7 +26,7 @@ impl Scheduler<'_> {
         let name = new_name(&self.expanded.plan.sweep, &lane.stream.stream_id);
         let order = self
             .orders()
-            .order((lane, Some(&name)), todo, recorded)
+            .order((lane, Some(GivenTo::Slurm(&name))), todo, recorded)
             .await?;
         let dir = order.events.parent().unwrap_or(Path::new("."));
         let cluster = Cluster {

@@ -140,11 +140,7 @@ impl<'a> SlurmWorker<'a> {
         let job_id = self.job_id;
         let text = match self.board.known(job_id)? {
             Known::Job(job) => {
-                let again = match job.n_restarts {
-                    0 => String::new(),
-                    1 => ", begun again once".to_owned(),
-                    n => format!(", begun again {n} times"),
-                };
+                let again = table::begun_again(job.n_restarts);
                 format!("job {job_id} of Slurm {}{again}", job.describe())
             }
             Known::Gone => return None,
@@ -282,7 +278,7 @@ pub(crate) async fn settle(
     let known = looks.look(slurm.job_id, &slurm.name).await;
     while tail.fold_next(store, &open.stream_id).await?.is_some() {}
     // Its events may be of a later run.
-    let Some(number) = open_number(store, &open.stream_id).await? else {
+    let Some(number) = store.open_number(&open.stream_id).await? else {
         return Ok(None);
     };
     let end = match known {
@@ -301,7 +297,7 @@ pub(crate) async fn settle(
     if let Some(note) = tail.fold_all(store, &open.stream_id).await? {
         table::note(&note);
     }
-    if let Some(number) = open_number(store, &open.stream_id).await? {
+    if let Some(number) = store.open_number(&open.stream_id).await? {
         let end = end.attempt(false);
         store.end_attempt(&open.stream_id, number, &end).await?;
     }
@@ -312,10 +308,4 @@ pub(crate) async fn settle(
 fn is_put_back(job: &SlurmJob, dir: &Path) -> bool {
     let seen = SignOfLife::read(dir).filter(|sign| sign.job_id == job.id);
     job.state == State::Failed && seen.is_some_and(|sign| sign.n_restarts < job.n_restarts)
-}
-
-/// The number of the attempt at a stream that is open.
-pub(crate) async fn open_number(store: &Store, stream_id: &str) -> Result<Option<u32>, CliError> {
-    let open = store.open_stream(stream_id).await?;
-    Ok(open.and_then(|open| open.slurm).map(|slurm| slurm.number))
 }

@@ -79,10 +79,10 @@ impl<'a> Watch<'a> {
             plan,
             stream_id: begun.stream_id.clone(),
             number: begun.number,
-            // A job of Slurm may be begun again, and each time is another attempt.
+            // What others run may be begun again, and each time is another attempt.
             tail: match worker {
                 Worker::Process(_) => tail.up_to_attempt(begun.number),
-                Worker::Slurm(_) => tail,
+                Worker::Slurm(_) | Worker::Pool(_) => tail,
             },
             worker,
             last_seq: 0,
@@ -127,7 +127,8 @@ impl<'a> Watch<'a> {
         Ok(Some(self.end(&ended)))
     }
 
-    /// The first signal asks, the second kills. Gives whether the worker is still watched: a job of Slurm continues.
+    /// The first signal asks, the second kills. Gives whether the worker is still watched: what Slurm or the
+    /// pool has continues.
     fn stop(&mut self) -> bool {
         let Worker::Process(worker) = &mut self.worker else {
             return false;
@@ -149,20 +150,18 @@ impl<'a> Watch<'a> {
         while let Some(events) = self.tail.fold_next(self.store, &stream_id).await? {
             self.draw(events);
         }
-        if let Worker::Slurm(worker) = &mut self.worker
-            && let Some(news) = worker.news()
-        {
+        if let Some(news) = self.worker.news() {
             self.progress.say(&format!("stream {stream_id}: {news}"));
         }
         self.progress.draw();
         Ok(())
     }
 
-    /// Whether an event is of this attempt, or of a further run of its job of Slurm.
+    /// Whether an event is of this attempt, or of a further run of it elsewhere.
     fn is_own(&self, event: &Event) -> bool {
         match self.worker {
             Worker::Process(_) => event.attempt == self.number,
-            Worker::Slurm(_) => event.attempt >= self.number,
+            Worker::Slurm(_) | Worker::Pool(_) => event.attempt >= self.number,
         }
     }
 
@@ -227,6 +226,7 @@ impl<'a> Watch<'a> {
             Some(WorkerEnd::Slurm(ended)) => {
                 end.outcome != Outcome::Stopped && ended.remedy().is_none()
             }
+            Some(WorkerEnd::Pool(_)) => end.outcome != Outcome::Stopped,
             _ => true,
         };
         let is_done = end.outcome == Outcome::Done;
@@ -244,6 +244,7 @@ impl<'a> Watch<'a> {
         let status = match ended {
             WorkerEnd::Process(status) => status,
             WorkerEnd::Slurm(ended) => return ended.attempt(self.is_finished),
+            WorkerEnd::Pool(ended) => return ended.attempt(),
         };
         let outcome = match status.code() {
             Some(0) => Outcome::Done,

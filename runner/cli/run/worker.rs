@@ -1,6 +1,8 @@
-//! What trains a stream, from outside: a process of this machine, or a job of Slurm.
+//! What trains a stream, from outside: a process of this machine, a job of Slurm, or one of a machine of the
+//! pool.
 
 use crate::error::CliError;
+use crate::run::pool_worker::{PoolEnd, PoolWorker};
 use crate::run::slurm_worker::{SlurmEnd, SlurmWorker};
 use crate::run::worker_process::WorkerProcess;
 use std::path::PathBuf;
@@ -10,12 +12,13 @@ use std::time::Duration;
 /// How often events are looked for.
 const OF_PROCESS: Duration = Duration::from_millis(100);
 /// The same in a folder of the network, for any number of streams.
-const OF_SLURM: Duration = Duration::from_secs(1);
+const OF_NETWORK: Duration = Duration::from_secs(1);
 
 /// What trains a stream.
 pub(crate) enum Worker<'a> {
     Process(WorkerProcess),
     Slurm(SlurmWorker<'a>),
+    Pool(PoolWorker<'a>),
 }
 
 /// How it ended.
@@ -23,6 +26,7 @@ pub(crate) enum Worker<'a> {
 pub(crate) enum WorkerEnd {
     Process(ExitStatus),
     Slurm(SlurmEnd),
+    Pool(PoolEnd),
 }
 
 impl Worker<'_> {
@@ -39,6 +43,7 @@ impl Worker<'_> {
                 status.map(WorkerEnd::Process).map_err(unknown)
             }
             Self::Slurm(worker) => Ok(WorkerEnd::Slurm(worker.ended().await)),
+            Self::Pool(worker) => worker.ended().await.map(WorkerEnd::Pool),
         }
     }
 
@@ -47,7 +52,7 @@ impl Worker<'_> {
         match self {
             Self::Process(worker) => (worker.last_message(), worker.last_hint()),
             // Its log has the runs before as well; what it reports is in its events.
-            Self::Slurm(_) => (None, None),
+            Self::Slurm(_) | Self::Pool(_) => (None, None),
         }
     }
 
@@ -56,13 +61,23 @@ impl Worker<'_> {
         match self {
             Self::Process(worker) => worker.log.clone(),
             Self::Slurm(worker) => worker.log(),
+            Self::Pool(worker) => worker.log(),
+        }
+    }
+
+    /// What is new about where it is, for the user.
+    pub(crate) fn news(&mut self) -> Option<String> {
+        match self {
+            Self::Process(_) => None,
+            Self::Slurm(worker) => worker.news(),
+            Self::Pool(worker) => worker.news(),
         }
     }
 
     pub(crate) fn poll_interval(&self) -> Duration {
         match self {
             Self::Process(_) => OF_PROCESS,
-            Self::Slurm(_) => OF_SLURM,
+            Self::Slurm(_) | Self::Pool(_) => OF_NETWORK,
         }
     }
 }
@@ -78,6 +93,7 @@ impl WorkerEnd {
         match self {
             Self::Process(status) => status.success(),
             Self::Slurm(end) => end.attempt(false).outcome == store::Outcome::Done,
+            Self::Pool(end) => end.attempt().outcome == store::Outcome::Done,
         }
     }
 }

@@ -117,6 +117,15 @@ pub(crate) fn failure_line(job: &str, job_id: &str, reason: &str) -> String {
     escaped(&format!("{job} ({job_id}) failed: {reason}")) + "\n"
 }
 
+/// How often something was begun again, as the end of a line about it.
+pub(crate) fn begun_again(n_times: u32) -> String {
+    match n_times {
+        0 => String::new(),
+        1 => ", begun again once".to_owned(),
+        n => format!(", begun again {n} times"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,7 +24,7 @@ pub(crate) fn of_device(launch: &Launch, device: &str, processes: &Processes) ->
     if launch.memory_bytes.is_some() {
         return launch.memory_bytes;
     }
-    if launch.launcher == Launcher::Slurm {
+    if matches!(launch.launcher, Launcher::Slurm | Launcher::Pool) {
         // That of another machine.
         return None;
     }

@@ -6,7 +6,7 @@
 //! Writing: a plain file is replaced as a whole, by renaming. Links, devices and pipes are written through.
 //!
 //! - `read.rs`, `bound.rs`: reading within bounds; `output.rs`: writing; `remove.rs`: removing folders
-//! - `lock.rs`: locks that say who holds them; `digest_cache.rs`: digests of files, remembered
+//! - `lock.rs`: locks that say who holds them; `lease.rs`: what holds where locks do not; `digest_cache.rs`: digests of files, remembered
 //! - `tensor_header.rs`: the header of a safetensors file
 //! - `lfs.rs`: pointers of Git LFS instead of files; `path.rs`: paths from names; `user.rs`: whose a file is
 //! - `space.rs`: what a disk has left
@@ -15,6 +15,7 @@
 pub mod bound;
 mod digest_cache;
 mod json;
+mod lease;
 mod lfs;
 mod lock;
 mod output;
@@ -30,6 +31,7 @@ mod user;
 
 pub use digest_cache::DigestCache;
 pub use json::{from_json, with_stand_ins, without_mark};
+pub use lease::{check_lease, keep_lease};
 pub use lfs::{LFS_HINT, READ_HINT, is_lfs_pointer, unreadable};
 pub use lock::{Claim, LockHolder, host_name, lock};
 pub use output::OutputFile;

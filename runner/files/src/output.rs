@@ -73,6 +73,7 @@ impl OutputFile {
             return Ok(());
         };
         self.file.sync_all()?;
+        crate::check_lease();
         fs::rename(&rename.beside, &rename.path)?;
         File::open(dir_of(&rename.path))?.sync_all()
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! runs/runs.db                       the database
 //! runs/.locks/<job or stream>        held by the `sae-run` that works on the job or stream
+//! runs/.pool/                        streams that wait for machines: `pool.rs`
 //! runs/trackers/                     what `log_to` writes for TensorBoard, Weights & Biases and MLflow
 //! runs/<sweep>/<job>/                config.json and a folder per SAE: what sparsify loads
 //! runs/<sweep>/.state/<job>/         what a resume needs; when the job is done, at most `kept` is left
@@ -20,6 +21,9 @@ pub const DATABASE: &str = "runs.db";
 
 /// The folder of the locks of jobs and streams.
 pub const LOCKS: &str = ".locks";
+
+/// The folder of streams that any machine may take.
+pub const POOL: &str = ".pool";
 
 /// The folder of what trackers such as TensorBoard are given.
 pub const TRACKERS: &str = "trackers";

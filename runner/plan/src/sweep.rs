@@ -1,6 +1,7 @@
 //! A sweep as the user wrote it, after all layers of configuration are merged.
 
 use crate::Nproc;
+use crate::Pool;
 use crate::Slurm;
 use crate::TrackerKind;
 use crate::TrainConfig;
@@ -106,6 +107,8 @@ pub struct Launch {
     pub log_to: Vec<TrackerKind>,
     /// What jobs of Slurm ask for, if that is the launcher.
     pub slurm: Slurm,
+    /// How machines share streams, if `launcher` is `pool`.
+    pub pool: Pool,
 }
 
 /// What starts a worker.
@@ -119,6 +122,8 @@ pub enum Launcher {
     Torchrun,
     /// Slurm: each stream is a job of the cluster.
     Slurm,
+    /// Any machine that runs `sae-run worker-pool` on the runs folder.
+    Pool,
 }
 
 impl Launch {
@@ -155,6 +160,7 @@ impl Default for Launch {
             log_to: Vec::new(),
             libtorch: None,
             slurm: Slurm::default(),
+            pool: Pool::default(),
         }
     }
 }

@@ -67,5 +67,6 @@ pub fn sync_dir(dir: &Path) -> Result<(), SaeError> {
 fn sync_and_rename(temporary: &Path, path: &Path) -> Result<(), SaeError> {
     let sync = File::open(temporary).and_then(|file| file.sync_all());
     sync.map_err(SaeError::io("sync", temporary))?;
+    files::check_lease();
     fs::rename(temporary, path).map_err(SaeError::io("rename", path))
 }

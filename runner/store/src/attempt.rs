@@ -119,7 +119,7 @@ impl Store {
         let all = Work {
             train: None,
             evaluate: &[],
-            slurm_name: None,
+            given_to: None,
         };
         self.open_attempt(stream_id, log, all).await
     }
@@ -139,18 +139,18 @@ impl Store {
         let work = Work {
             train: Some(train),
             evaluate,
-            slurm_name: None,
+            given_to: None,
         };
         self.open_attempt(stream_id, log, work).await
     }
 
-    /// The same, of an attempt whose worker is a job of Slurm, called `name`.
+    /// The same, of an attempt whose worker this process does not start itself.
     ///
     /// # Errors
     /// As [`Store::begin_attempt_with`].
-    pub async fn begin_slurm_attempt(
+    pub async fn begin_given_attempt(
         &self,
-        (stream_id, name): (&str, &str),
+        (stream_id, given_to): (&str, GivenTo<'_>),
         log: &str,
         train: &[String],
         evaluate: &[String],
@@ -158,7 +158,7 @@ impl Store {
         let work = Work {
             train: Some(train),
             evaluate,
-            slurm_name: Some(name),
+            given_to: Some(given_to),
         };
         self.open_attempt(stream_id, log, work).await
     }
@@ -230,8 +230,18 @@ struct Work<'a> {
     train: Option<&'a [String]>,
     /// Jobs that are done, to evaluate.
     evaluate: &'a [String],
-    /// The job of Slurm that does it.
-    slurm_name: Option<&'a str>,
+    /// What does it, if not a process that the coordinator starts.
+    given_to: Option<GivenTo<'a>>,
+}
+
+/// What does an attempt whose worker the coordinator does not start itself. It may begin it again, and each time is a
+/// further attempt.
+#[derive(Clone, Copy, Debug)]
+pub enum GivenTo<'a> {
+    /// The job of Slurm with this name.
+    Slurm(&'a str),
+    /// Who takes this entry of the pool.
+    Pool(&'a str),
 }
 
 /// Refuses an attempt that has a job of another one that runs.
@@ -284,14 +294,20 @@ async fn insert_running(
     log: &str,
     work: &Work<'_>,
 ) -> Result<i64, Trouble> {
+    let (slurm_name, pool_entry) = match work.given_to {
+        None => (None, None),
+        Some(GivenTo::Slurm(name)) => (Some(name), None),
+        Some(GivenTo::Pool(entry)) => (None, Some(entry)),
+    };
     let attempt_id = sqlx::query_scalar(
-        "INSERT INTO attempt (stream_id, number, status, log, slurm_name, started_ms)
-         VALUES (?, ?, 'running', ?, ?, ?) RETURNING attempt_id",
+        "INSERT INTO attempt (stream_id, number, status, log, slurm_name, pool_entry, started_ms)
+         VALUES (?, ?, 'running', ?, ?, ?, ?) RETURNING attempt_id",
     )
     .bind(stream_id)
     .bind(number)
     .bind(log)
-    .bind(work.slurm_name)
+    .bind(slurm_name)
+    .bind(pool_entry)
     .bind(now_ms())
     .fetch_one(conn)
     .await?;

@@ -20,7 +20,7 @@ const OF_NETWORK: [u32; 12] = [
 ];
 
 /// Whether several machines may write to the folder at `path`.
-pub(crate) fn is_of_network(path: &Path) -> bool {
+pub fn is_of_network(path: &Path) -> bool {
     let found = rustix::fs::statfs(path);
     // The type is signed on some machines, and the numbers have 32 bits.
     found.is_ok_and(|found| OF_NETWORK.contains(&(found.f_type as u32)))

@@ -26,8 +26,19 @@ pub struct OpenStream {
     pub dir: String,
     /// The jobs of that attempt.
     pub job_ids: Vec<String>,
-    /// The job of Slurm that trains it; `None`: a process does.
+    /// Which attempt at it is open.
+    pub number: u32,
+    /// The job of Slurm that trains it, if one does.
     pub slurm: Option<SlurmAttempt>,
+    /// Its entry in the pool, if it was offered there.
+    pub pool_entry: Option<String>,
+}
+
+impl OpenStream {
+    /// Whether its worker does not need the `sae-run` that began the attempt.
+    pub fn is_given(&self) -> bool {
+        self.slurm.is_some() || self.pool_entry.is_some()
+    }
 }
 
 /// An attempt whose worker is a job of Slurm.
@@ -48,6 +59,7 @@ struct OpenRow {
     number: u32,
     slurm_name: Option<String>,
     slurm_job_id: Option<u64>,
+    pool_entry: Option<String>,
     job_ids: String,
 }
 
@@ -58,6 +70,8 @@ impl From<OpenRow> for OpenStream {
             stream_id: row.stream_id,
             dir: row.dir,
             job_ids: serde_json::from_str(&row.job_ids).unwrap_or_default(),
+            number,
+            pool_entry: row.pool_entry,
             slurm: row.slurm_name.map(|name| SlurmAttempt {
                 number,
                 name,
@@ -94,6 +108,15 @@ impl Store {
             Ok(row.map(OpenStream::from))
         })
         .await
+    }
+
+    /// The number of the attempt at a stream that is marked as running.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn open_number(&self, stream_id: &str) -> Result<Option<u32>, StoreError> {
+        let open = self.open_stream(stream_id).await?;
+        Ok(open.map(|open| open.number))
     }
 
     /// The streams, other than `stream_id`, with an attempt that is marked as running and that has one of the jobs.
@@ -174,7 +197,7 @@ impl Store {
 }
 
 const OPEN_STREAMS: &str = "
-SELECT stream_id, dir, number, slurm_name, slurm_job_id,
+SELECT stream_id, dir, number, slurm_name, slurm_job_id, pool_entry,
     json_group_array(job_id) FILTER (WHERE job_id IS NOT NULL) AS job_ids
 FROM attempt JOIN stream USING (stream_id) LEFT JOIN attempt_job USING (attempt_id)
 WHERE status = 'running'

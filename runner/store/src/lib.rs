@@ -80,7 +80,7 @@ mod schema_test;
 mod testing;
 
 pub use annotation::{Subject, UserNote};
-pub use attempt::{AttemptEnd, AttemptRow, AttemptStatus, Outcome};
+pub use attempt::{AttemptEnd, AttemptRow, AttemptStatus, GivenTo, Outcome};
 pub use begun::BegunJob;
 pub use calibration::CalibratedSae;
 pub use checkpoint::CheckpointRow;
@@ -89,6 +89,7 @@ pub use error::StoreError;
 pub use evaluation::EvaluationRow;
 pub use extension::Extension;
 pub use failure::JobFailure;
+pub use file_system::is_of_network;
 pub use history::{EvaluatedSae, JobCurvePoint, NoteRow, VerdictRow};
 pub use job::{BegunOtherwise, JobStatus};
 pub use left_open::{AbandonedAttempt, OpenStream, SlurmAttempt};

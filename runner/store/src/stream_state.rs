@@ -22,6 +22,8 @@ pub struct StreamState {
     pub status: Option<String>,
     /// Number of the job of Slurm that it is a run of.
     pub slurm_job_id: Option<u64>,
+    /// Name of the entry in the pool that it is a run of.
+    pub pool_entry: Option<String>,
     /// Machine of its worker.
     pub host: Option<String>,
     /// Why it ended.
@@ -57,6 +59,7 @@ SELECT
     (SELECT count(*) FROM attempt WHERE attempt.stream_id = stream.stream_id) AS n_attempts,
     last.status,
     last.slurm_job_id,
+    last.pool_entry,
     last.host,
     last.reason,
     (SELECT max(step) FROM progress WHERE progress.attempt_id = last.attempt_id) AS step,
@@ -79,6 +82,7 @@ ORDER BY stream.created_ms, stream.rowid";
 
 #[cfg(test)]
 mod tests {
+    use crate::GivenTo;
     use crate::testing::{Script, TestStore, plan, stats};
     use plan::EventKind;
     use serde_json::json;
@@ -95,7 +99,7 @@ mod tests {
             (2, 0, None)
         );
         let both = [plan.jobs[0].job_id.clone(), plan.jobs[1].job_id.clone()];
-        let begun = store.begin_slurm_attempt((stream, "name"), "log", &both, &[]);
+        let begun = store.begin_given_attempt((stream, GivenTo::Slurm("name")), "log", &both, &[]);
         begun.await.unwrap();
         store.set_slurm_job(stream, 1, 77).await.unwrap();
         let mut script = Script::new();

@@ -8,8 +8,8 @@ use fault::FailureKind;
 use plan::Event;
 use sqlx::SqliteConnection;
 
-/// The attempt that wrote `event`. One that the database does not know is that of a job of Slurm which was begun again,
-/// or it is adopted with the stream's jobs: so the events alone restore a database that was lost.
+/// The attempt that wrote `event`. One that the database does not know is that of a job of Slurm, or an entry of the pool, which
+/// was begun again, or it is adopted with the stream's jobs: so the events alone restore a database that was lost.
 pub(crate) async fn of_event(
     conn: &mut SqliteConnection,
     stream_id: &str,
@@ -35,15 +35,15 @@ pub(crate) async fn of_event(
     Ok(attempt_id)
 }
 
-/// Opens the attempt that wrote `event` as the next run of the job of Slurm that had the stream last, with what that left
-/// undone. `None`: no job of Slurm had it.
+/// Opens the attempt that wrote `event` as the next run of the job of Slurm, or of the entry of the pool, that had the
+/// stream last, with what that left undone. `None`: neither had it.
 async fn requeued(
     conn: &mut SqliteConnection,
     stream_id: &str,
     event: &Event,
 ) -> Result<Option<i64>, Trouble> {
     let sql = "SELECT attempt_id FROM attempt
-         WHERE stream_id = ?1 AND slurm_name IS NOT NULL AND number < ?2
+         WHERE stream_id = ?1 AND (slurm_name IS NOT NULL OR pool_entry IS NOT NULL) AND number < ?2
              AND number = (SELECT max(number) FROM attempt WHERE stream_id = ?1)";
     let before: Option<i64> = sqlx::query_scalar(sql)
         .bind(stream_id)
@@ -54,7 +54,8 @@ async fn requeued(
         return Ok(None);
     };
     sqlx::query(
-        "UPDATE attempt SET status = 'interrupted', ended_ms = ?, reason = 'Slurm began its job again'
+        "UPDATE attempt SET status = 'interrupted', ended_ms = ?, 
+             reason = iif(pool_entry IS NULL, 'Slurm began its job again', 'another machine of the pool continued it')
          WHERE attempt_id = ? AND status = 'running'",
     )
     .bind(event.time_ms)
@@ -62,8 +63,8 @@ async fn requeued(
     .execute(&mut *conn)
     .await?;
     let attempt_id = sqlx::query_scalar(
-        "INSERT INTO attempt (stream_id, number, status, log, slurm_name, slurm_job_id, started_ms)
-         SELECT stream_id, ?, 'running', log, slurm_name, slurm_job_id, ? FROM attempt WHERE attempt_id = ?
+        "INSERT INTO attempt (stream_id, number, status, log, slurm_name, slurm_job_id, pool_entry, started_ms)
+         SELECT stream_id, ?, 'running', log, slurm_name, slurm_job_id, pool_entry, ? FROM attempt WHERE attempt_id = ?
          RETURNING attempt_id",
     )
     .bind(event.attempt)
@@ -146,8 +147,9 @@ pub(crate) struct LastReport<'a> {
     pub(crate) hint: Option<&'a str>,
 }
 
-/// Closes an attempt as its worker said; that counts more than a `crashed` guessed from outside. A job of Slurm that was asked to
-/// stop may be in the queue again: its attempt is open until Slurm says that the job has ended.
+/// Closes an attempt as its worker said; that counts more than a `crashed` guessed from outside. One that another machine
+/// may continue stays open: of Slurm while it was asked to stop, as its job may be in the queue again, until Slurm says
+/// that the job has ended; of the pool until its entry has ended.
 pub(crate) async fn close_by_event(
     conn: &mut SqliteConnection,
     attempt_id: i64,
@@ -162,9 +164,10 @@ pub(crate) async fn close_by_event(
         FailureKind::Input => "input",
         FailureKind::Internal => "internal",
     });
-    sqlx::query(
-        "UPDATE attempt SET status = ?, ended_ms = ?, failure = ?, reason = ?, hint = ?
-         WHERE attempt_id = ? AND status IN ('running', 'crashed')",
+    let is_of_pool: Option<bool> = sqlx::query_scalar(
+        "UPDATE attempt SET status = iif(pool_entry IS NULL, ?, status), ended_ms = iif(pool_entry IS NULL, ?, ended_ms),
+             failure = ?, reason = ?, hint = ?
+         WHERE attempt_id = ? AND status IN ('running', 'crashed') RETURNING pool_entry IS NOT NULL",
     )
     .bind(status)
     .bind(time_ms)
@@ -172,8 +175,11 @@ pub(crate) async fn close_by_event(
     .bind(last.reason)
     .bind(last.hint)
     .bind(attempt_id)
-    .execute(&mut *conn)
+    .fetch_optional(&mut *conn)
     .await?;
+    if is_of_pool == Some(true) {
+        return Ok(());
+    }
     job::leave_running(conn, attempt_id, job_status_after(status)).await
 }
 
@@ -187,7 +193,7 @@ async fn is_in_slurm(conn: &mut SqliteConnection, attempt_id: i64) -> Result<boo
 
 #[cfg(test)]
 mod tests {
-    use crate::attempt::{AttemptEnd, Outcome};
+    use crate::attempt::{AttemptEnd, GivenTo, Outcome};
     use crate::testing::{Script, TestStore, plan, stats};
     use plan::EventKind;
     use serde_json::json;
@@ -203,7 +209,7 @@ mod tests {
         let (store, stream) = (&test.store, &plan.streams[0].stream_id);
         let [first, second] = [0, 1].map(|index: usize| plan.jobs[index].job_id.clone());
         let both = [first.clone(), second.clone()];
-        let begun = store.begin_slurm_attempt((stream, "name"), "log", &both, &[]);
+        let begun = store.begin_given_attempt((stream, GivenTo::Slurm("name")), "log", &both, &[]);
         assert_eq!(begun.await.unwrap(), 1);
         let open = store.open_streams().await.unwrap().remove(0).slurm.unwrap();
         assert_eq!((open.number, open.job_id), (1, None));
@@ -246,6 +252,50 @@ mod tests {
         store.end_attempt(stream, 3, &end).await.unwrap();
         assert_eq!(test.status(&first).await, "done");
         assert_eq!(test.status(&second).await, "interrupted");
+    }
+
+    #[tokio::test]
+    async fn an_attempt_in_the_pool_is_open_until_its_entry_has_ended() {
+        let test = TestStore::new().await;
+        let plan = plan("s", &[json!({"k": 4})]);
+        test.record(&plan).await;
+        let (store, stream) = (&test.store, &plan.streams[0].stream_id);
+        let jobs = [plan.jobs[0].job_id.clone()];
+        let begun = store.begin_given_attempt((stream, GivenTo::Pool("entry")), "log", &jobs, &[]);
+        begun.await.unwrap();
+        let mut script = Script::new();
+        script.start(1, 0).push(EventKind::Interrupted { step: 0 });
+        store.fold(stream, &script.events).await.unwrap();
+        let open = store.open_stream(stream).await.unwrap().unwrap();
+        assert_eq!(
+            (open.number, open.pool_entry.as_deref()),
+            (1, Some("entry"))
+        );
+        assert!(open.is_given());
+        assert_eq!(test.status(&jobs[0]).await, "running");
+        script.start(2, 0).checkpoint(&jobs[0], 8, true);
+        script.push(EventKind::Finished);
+        store.fold(stream, &script.events).await.unwrap();
+        let open = store.open_stream(stream).await.unwrap().unwrap();
+        assert_eq!(
+            (open.number, open.pool_entry.as_deref()),
+            (2, Some("entry"))
+        );
+        let end = AttemptEnd {
+            outcome: Outcome::Done,
+            exit_code: Some(0),
+            reason: None,
+        };
+        store.end_attempt(stream, 2, &end).await.unwrap();
+        let rows = test
+            .rows("SELECT number, status, reason FROM attempt ORDER BY number")
+            .await;
+        let continued = "another machine of the pool continued it";
+        assert_eq!(
+            json!(rows),
+            json!([[1, "interrupted", continued], [2, "done", null]])
+        );
+        assert_eq!(test.status(&jobs[0]).await, "done");
     }
 
     #[tokio::test]

@@ -88,4 +88,4 @@ pub use ranks::rendezvous::meet;
 pub use stepper::Stepper;
 pub use tokens;
 pub use trainer::Trainer;
-pub use worker::{AskedBy, requeued, run_worker};
+pub use worker::{AskedBy, PoolClaim, requeued, run_pool_worker, run_worker};

@@ -2,6 +2,8 @@
 //!
 //! - `sae-run-worker order FILE`: trains a stream, and reports in its `events.jsonl` (crate `train`). `--attached`:
 //!   it saves and ends when its standard input ends; `--batch`: on signals of a cluster, which may be repeated
+//!   `--pool CLAIM SECONDS DEVICE`: as long as it has this entry of the pool, on another device than the order's if that
+//!   is not `-`
 //! - `sae-run-worker requeued FILE N`: prints the file of what is left of an order after N runs of its job in a cluster
 //! - `sae-run-worker task FILE`: does a [`plan::Task`], and answers in lines on its standard output: `task.rs`.
 //!   `store.rs`: the one that keeps answering. `--ranks`: with the other ranks that launcher variables name, of which
@@ -15,14 +17,16 @@ mod store;
 mod task;
 
 use fault::{FailureKind, Remedy, message_chain};
+use plan::PoolName;
 use std::env;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 use task::TaskFor;
-use train::{AskedBy, TrainError};
+use train::{AskedBy, PoolClaim, TrainError};
 
-const USAGE: &str = "usage: sae-run-worker order FILE [--attached|--batch] | requeued FILE N | task FILE [--ranks] | --version; `sae-run` starts it";
+const USAGE: &str = "usage: sae-run-worker order FILE [--attached|--batch|--pool CLAIM SECONDS DEVICE] | requeued FILE N | task FILE [--ranks] | --version; `sae-run` starts it";
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = env::args_os().skip(1).collect();
@@ -34,6 +38,9 @@ fn main() -> ExitCode {
         ["order", _] => order(Path::new(&args[1]), AskedBy::Signals),
         ["order", _, "--attached"] => order(Path::new(&args[1]), AskedBy::Parent),
         ["order", _, "--batch"] => order(Path::new(&args[1]), AskedBy::Cluster),
+        ["order", _, "--pool", claim, seconds, device] => {
+            order_of_pool(Path::new(&args[1]), Path::new(claim), seconds, device)
+        }
         ["requeued", _, n_restarts] => requeued(Path::new(&args[1]), n_restarts),
         ["task", _] => task::run(Path::new(&args[1]), TaskFor::One),
         ["task", _, "--ranks"] => task::run(Path::new(&args[1]), TaskFor::Ranks),
@@ -51,6 +58,21 @@ fn main() -> ExitCode {
 
 fn order(path: &Path, asked_by: AskedBy) -> u8 {
     train::run_worker(path, asked_by).unwrap_or_else(|error| failed(&error))
+}
+
+fn order_of_pool(path: &Path, claim: &Path, seconds: &str, device: &str) -> u8 {
+    let name = claim.file_name().and_then(|name| name.to_str());
+    let (Some(name), Ok(seconds)) = (name.and_then(PoolName::read), seconds.parse()) else {
+        say(USAGE);
+        return FailureKind::Input.exit_code();
+    };
+    let claim = PoolClaim {
+        path: claim,
+        lease: Duration::from_secs(seconds),
+        n_runs: name.n_runs,
+    };
+    let device = (device != "-").then_some(device);
+    train::run_pool_worker(path, claim, device).unwrap_or_else(|error| failed(&error))
 }
 
 fn requeued(path: &Path, n_restarts: &str) -> u8 {

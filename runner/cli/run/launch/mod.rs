@@ -85,7 +85,14 @@ pub(crate) fn launcher<'a>(
         .with_hint("`launch.slurm.max_jobs` says how many jobs there are at a time".to_owned())
         .about("launch.jobs".to_owned()));
     }
-    let are_several = leader.is_some() || launch.launcher != Kind::Local;
+    if launch.launcher == Kind::Pool && (leader.is_some() || launch.lanes().len() > 1) {
+        return Err(CliError::input(
+            "with `launcher = \"pool\"`, machines take streams themselves, and each of their workers is one process",
+        )
+        .with_hint("run `sae-run worker-pool` once for each device, and leave `launch.jobs` and torchrun out".to_owned())
+        .about("launch.launcher".to_owned()));
+    }
+    let are_several = leader.is_some() || !matches!(launch.launcher, Kind::Local | Kind::Pool);
     if are_several && launch.lanes().len() > 1 {
         return Err(CliError::input(
             "several processes train one stream at a time; `launch.jobs` or `launch.devices` ask for more",
@@ -95,8 +102,8 @@ pub(crate) fn launcher<'a>(
     }
     Ok(match (leader, launch.launcher) {
         (Some(leader), _) => Box::new(leader),
-        // Jobs of Slurm are submitted, and not started from here: `slurm_attempt.rs`.
-        (None, Kind::Local | Kind::Slurm) => Box::new(Local),
+        // Jobs of Slurm and entries of the pool are not started from here: `slurm_attempt.rs`, `pool_attempt.rs`.
+        (None, Kind::Local | Kind::Slurm | Kind::Pool) => Box::new(Local),
         (None, Kind::Torchrun) => Box::new(torchrun::Torchrun::find(launch.nproc_per_node)?),
     })
 }

@@ -39,7 +39,7 @@ impl Processes {
         cuda: impl FnOnce() -> Result<&'static CudaStatus, CliError>,
     ) -> Result<Self, CliError> {
         let here = match (launch.launcher, launch.nproc_per_node) {
-            (Launcher::Local, _) => Self::here(1),
+            (Launcher::Local | Launcher::Pool, _) => Self::here(1),
             (Launcher::Slurm, nproc) => {
                 let n_here = launch.slurm.n_processes(nproc);
                 Self {

@@ -42,7 +42,8 @@ pub(super) fn check_sweep(sweep: &Sweep, location: &str) -> Result<(), CliError>
             .with_hint(format!("0 means all cores; the most is {MOST_THREADS}")));
     }
     let slurm = sweep.launch.slurm.check();
-    slurm.map_err(|error| CliError::from(error).at(location))
+    let checked = slurm.and_then(|()| sweep.launch.pool.check());
+    checked.map_err(|error| CliError::from(error).at(location))
 }
 
 /// The recipe that takes lists side by side.

@@ -25,7 +25,7 @@ const RECIPE_LIMITS: [&str; 7] = [
     "stack_bytes",
     "max_rounds",
 ];
-const LAUNCH: [&str; 13] = [
+const LAUNCH: [&str; 14] = [
     "launcher",
     "nproc_per_node",
     "device",
@@ -39,7 +39,9 @@ const LAUNCH: [&str; 13] = [
     "overlap_forward",
     "log_to",
     "slurm",
+    "pool",
 ];
+const POOL: [&str; 1] = ["lease_s"];
 const SLURM: [&str; 14] = [
     "max_jobs",
     "nnodes",
@@ -64,6 +66,7 @@ fn keys_of(table: &[&str]) -> Option<Vec<String>> {
         ["train"] => Some(TrainConfig::keys()),
         ["recipe_limits"] => Some(RECIPE_LIMITS.map(str::to_owned).to_vec()),
         ["launch"] => Some(LAUNCH.map(str::to_owned).to_vec()),
+        ["launch", "pool"] => Some(POOL.map(str::to_owned).to_vec()),
         ["launch", "slurm"] => Some(SLURM.map(str::to_owned).to_vec()),
         _ => None,
     }
@@ -130,6 +133,7 @@ mod tests {
         };
         let value = serde_json::to_value(&sweep).unwrap();
         assert_eq!(keys(value["launch"].clone()), LAUNCH);
+        assert_eq!(keys(value["launch"]["pool"].clone()), POOL);
         assert_eq!(keys(value["launch"]["slurm"].clone()), SLURM);
         assert_eq!(keys(value["recipe_limits"].clone()), RECIPE_LIMITS);
         assert_eq!(keys(value), TOP);

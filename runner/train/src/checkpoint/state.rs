@@ -109,6 +109,7 @@ pub(crate) fn save(
         let text = serde_json::to_vec(state).expect("plain fields serialise to JSON");
         write_file(&temporary.join(STATE_FILE), &text)?;
         sync_dir(&temporary)?;
+        files::check_lease();
         remove_dir(&state_dir)?;
         fs::rename(&temporary, &state_dir).map_err(TrainError::io("rename", &state_dir))?;
         sync_dir(dir)?;

@@ -63,6 +63,7 @@ impl EventLog {
         };
         let mut line = serde_json::to_vec(&event).expect("plain fields serialise to JSON");
         line.push(b'\n');
+        files::check_lease();
         file.write_all(&line)
             .map_err(TrainError::io("write", &self.path))?;
         self.last_seq = event.seq;

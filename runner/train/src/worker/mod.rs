@@ -49,6 +49,8 @@ pub enum AskedBy {
     Parent,
     /// A cluster, which repeats its signals.
     Cluster,
+    /// The process that took it from the pool, as `Parent`.
+    Pool,
 }
 
 /// Trains the stream that the order in the file `path` describes. Returns the process's exit code: 0 done, 1 failed,
@@ -57,9 +59,41 @@ pub enum AskedBy {
 /// # Errors
 /// An order or event file that cannot be used; everything later goes into `events.jsonl`.
 pub fn run_worker(path: &Path, asked_by: AskedBy) -> Result<u8, TrainError> {
+    run_order(&read_order(path)?, asked_by)
+}
+
+/// The same, of what is left of the order after earlier runs of an entry of the pool, while this process has the entry;
+/// `device`: another than that of the order.
+///
+/// # Errors
+/// As [`run_worker`]; or the entry is not this process's, or several runs ended without a step.
+pub fn run_pool_worker(
+    path: &Path,
+    claim: PoolClaim<'_>,
+    device: Option<&str>,
+) -> Result<u8, TrainError> {
+    files::keep_lease(claim.path, claim.lease).map_err(TrainError::io("keep", claim.path))?;
+    let mut order = read_order(&requeued(path, claim.n_runs)?)?;
+    if let Some(device) = device {
+        device.clone_into(&mut order.device);
+    }
+    run_order(&order, AskedBy::Pool)
+}
+
+/// An entry of the pool that a member has taken.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolClaim<'a> {
+    /// Its file.
+    pub path: &'a Path,
+    /// How long it is kept without being renewed.
+    pub lease: Duration,
+    /// Runs of it before.
+    pub n_runs: u32,
+}
+
+fn run_order(order: &Order, asked_by: AskedBy) -> Result<u8, TrainError> {
     keep_freed_memory();
-    let order = read_order(path)?;
-    let attached = asked_by == AskedBy::Parent;
+    let attached = matches!(asked_by, AskedBy::Parent | AskedBy::Pool);
     let stop = if asked_by == AskedBy::Cluster {
         StopFlag::on_repeated_signals()?
     } else {
@@ -76,8 +110,9 @@ pub fn run_worker(path: &Path, asked_by: AskedBy) -> Result<u8, TrainError> {
     let has_writer = environment
         .as_ref()
         .is_none_or(|environment| environment.rank == 0);
-    let _lock = if has_writer {
-        Some(lock_stream(&order)?)
+    // In the pool, the lease keeps others out, also where locks do not hold.
+    let _lock = if has_writer && asked_by != AskedBy::Pool {
+        Some(lock_stream(order)?)
     } else {
         None
     };
@@ -91,8 +126,8 @@ pub fn run_worker(path: &Path, asked_by: AskedBy) -> Result<u8, TrainError> {
         EventLog::silent()
     };
     let outcome = match environment {
-        None => train(&order, stop.clone(), &mut events),
-        Some(environment) => train_with_others(&order, environment, stop.clone(), &mut events),
+        None => train(order, stop.clone(), &mut events),
+        Some(environment) => train_with_others(order, environment, stop.clone(), &mut events),
     };
     match outcome {
         Ok(Outcome::Finished) => Ok(0),

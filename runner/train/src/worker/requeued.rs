@@ -116,7 +116,7 @@ fn check_progress(order: &Order, n_restarts: u32, events: &[Event]) -> Result<()
         "{MOST_IDLE} runs of this job in a row ended before their first step"
     ))
     .with_hint(
-        "is the time limit shorter than loading and tokenising take? `launch.slurm.time` sets another one",
+        "is the time limit of its machine shorter than loading and tokenising take? in Slurm, `launch.slurm.time` sets it",
     ))
 }
 

@@ -1,0 +1,240 @@
+//! Sweeps that several processes share by files alone, as machines do that see one runs folder.
+
+use crate::common::{Running, Workspace, signal, until, wait_for_end, with_jobs};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// The same sweep, offered to a pool with a short lease.
+fn in_pool(workspace: &Workspace) -> String {
+    let sweep = std::fs::read_to_string(workspace.path("tiny.toml")).unwrap();
+    let pool = "[launch]\nlauncher = 'pool'\npool = {lease_s = 3}\n";
+    workspace.write("tiny.toml", sweep.replace("[launch]\n", pool));
+    sweep
+}
+
+/// What the same sweep trains without a pool.
+fn trained_here(workspace: &Workspace, sweep: &str) -> BTreeMap<String, Vec<u8>> {
+    let here = Workspace::new();
+    here.write("tiny.toml", sweep);
+    here.write("jobs.py", std::fs::read(workspace.path("jobs.py")).unwrap());
+    here.run(&["tiny.toml"]).succeeds();
+    here.trained()
+}
+
+/// A job of many updates that saves often.
+fn long_job() -> Workspace {
+    let settings = "max_examples = 1600\nbatch_size = 4\nsave_every = 20\nexpansion_factor = 8\nhookpoints = ['layers.1.mlp', 'layers.2']";
+    with_jobs(settings, &[("long", "")])
+}
+
+/// A member of the pool; `name` tells apart what members print.
+fn member(workspace: &Workspace, name: &str, args: &[&str]) -> Running {
+    let all = [&["worker-pool", "--runs-dir", "runs"], args].concat();
+    let file = |what: &str| workspace.path(&format!("{name}.{what}.txt"));
+    Running::start(workspace.command(&all), file("stdout"), file("stderr"))
+}
+
+/// Waits until a worker has made `n_steps` updates in attempt `attempt`; gives its process.
+fn wait_for_step(workspace: &Workspace, attempt: u64, n_steps: u64) -> u32 {
+    until(&format!("update {n_steps} of attempt {attempt}"), || {
+        let events = workspace.events();
+        let own = || events.iter().filter(|event| event["attempt"] == attempt);
+        own().find(|event| {
+            event["event"] == "progress" && event["step"].as_u64() >= Some(n_steps)
+        })?;
+        let started = own().find(|event| event["event"] == "started")?;
+        u32::try_from(started["pid"].as_u64()?).ok()
+    })
+}
+
+const ATTEMPTS: &str = "SELECT number, status, reason FROM attempt ORDER BY attempt_id";
+
+fn was_lost() -> Value {
+    json!([
+        {"number": 1, "status": "interrupted", "reason": "another machine of the pool continued it"},
+        {"number": 2, "status": "done", "reason": null}
+    ])
+}
+
+/// Whether nothing is left of any entry.
+fn is_empty(workspace: &Workspace) -> bool {
+    let folders = ["waiting", "claimed", "ended", "withdrawn"];
+    folders.iter().all(|folder| {
+        let path = workspace.path("runs/.pool").join(folder);
+        std::fs::read_dir(path).unwrap().next().is_none()
+    })
+}
+
+#[test]
+fn members_train_each_stream_once() {
+    let jobs = [2, 4, 8, 16].map(|size| (format!("b{size}"), format!("batch_size={size}")));
+    let jobs: Vec<_> = jobs.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
+    let workspace = with_jobs("max_examples = 320\nhookpoints = ['layers.2']", &jobs);
+    let sweep = in_pool(&workspace);
+    let coordinator = workspace.start(&["tiny.toml"]);
+    until("four streams", || {
+        let waiting = std::fs::read_dir(workspace.path("runs/.pool/waiting")).ok()?;
+        (waiting.count() == 4).then_some(())
+    });
+    let members = ["a", "b"].map(|name| member(&workspace, name, &["--exit-when-idle"]));
+    coordinator
+        .wait()
+        .succeeds()
+        .remarks(&["waits for a machine of the pool", "is trained by process "]);
+    let n_begun = members.map(|member| {
+        let outcome = member.wait().succeeds();
+        outcome.stderr.matches(": begun").count()
+    });
+    assert_eq!(n_begun[0] + n_begun[1], 4);
+    assert!(n_begun.iter().all(|&n| n > 0), "{n_begun:?}");
+    let attempts = workspace.sql("SELECT DISTINCT number, status, exit_code FROM attempt");
+    assert_eq!(
+        json!(attempts),
+        json!([{"number": 1, "status": "done", "exit_code": 0}])
+    );
+    assert!(is_empty(&workspace));
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+}
+
+#[test]
+fn a_machine_that_is_lost_loses_its_stream() {
+    let mut expected = None;
+    for is_worker_killed in [true, false] {
+        let workspace = long_job();
+        let sweep = in_pool(&workspace);
+        let coordinator = workspace.start(&["tiny.toml"]);
+        let lost = member(&workspace, "lost", &[]);
+        let worker = wait_for_step(&workspace, 1, 30);
+        lost.kill();
+        if is_worker_killed {
+            signal(worker, "KILL");
+        }
+        let _other = member(&workspace, "other", &[]);
+        let outcome = coordinator.wait().succeeds();
+        outcome.remarks(&["begun again once"]);
+        wait_for_end(worker);
+        let attempts = workspace.sql(ATTEMPTS);
+        assert_eq!(json!(attempts), was_lost());
+        if !is_worker_killed {
+            // The worker saw that, and saved.
+            let first_step = workspace.sql_value("SELECT first_step FROM attempt WHERE number = 2");
+            assert!(first_step.as_u64() >= Some(30), "{first_step}");
+        }
+        let expected = expected.get_or_insert_with(|| trained_here(&workspace, &sweep));
+        assert!(workspace.trained() == *expected);
+    }
+}
+
+#[test]
+fn a_machine_that_wakes_up_too_late_does_no_harm() {
+    let workspace = long_job();
+    let sweep = in_pool(&workspace);
+    let coordinator = workspace.start(&["tiny.toml"]);
+    let late = member(&workspace, "late", &[]);
+    let worker = wait_for_step(&workspace, 1, 30);
+    signal(worker, "STOP");
+    signal(late.pid(), "STOP");
+    let _other = member(&workspace, "other", &[]);
+    wait_for_step(&workspace, 2, 30);
+    // Now both would train.
+    signal(worker, "CONT");
+    signal(late.pid(), "CONT");
+    let mut late = late;
+    late.says("another machine has it by now");
+    wait_for_end(worker);
+    coordinator.wait().succeeds();
+    assert_eq!(json!(workspace.sql(ATTEMPTS)), was_lost());
+    let mut numbers: Vec<_> = workspace
+        .events()
+        .into_iter()
+        .map(|event| event["seq"].as_u64().unwrap())
+        .collect();
+    numbers.dedup();
+    assert_eq!(numbers.len(), workspace.events().len());
+    assert!(numbers.is_sorted());
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+}
+
+#[test]
+fn streams_go_on_without_a_coordinator_and_are_found_again() {
+    let workspace = long_job();
+    let sweep = in_pool(&workspace);
+    let coordinator = workspace.start(&["tiny.toml"]);
+    let first = member(&workspace, "first", &[]);
+    wait_for_step(&workspace, 1, 10);
+    coordinator.kill();
+    let status = workspace.run(&["status", "tiny"]).succeeds();
+    let state = format!("is trained by process {} on ", first.pid());
+    assert!(status.stdout.contains(&state), "{status}");
+    status.remarks(&["1 stream in the pool"]);
+    // Asked to stop, a member leaves the stream to others.
+    signal(first.pid(), "INT");
+    first.wait().exits(130).remarks(&["left to others"]);
+    workspace
+        .run(&["tiny.toml", "--detach"])
+        .succeeds()
+        .remarks(&["1 stream continues in the pool"]);
+    let stream = &workspace.run(&["status", "tiny", "--json"]).json()["streams"][0];
+    assert_eq!(
+        stream["pool"],
+        "waits for a machine of the pool, after 1 run"
+    );
+    let _second = member(&workspace, "second", &["--device", "cpu"]);
+    workspace.run(&["tiny.toml"]).succeeds();
+    let attempts = workspace.sql(ATTEMPTS);
+    assert_eq!(attempts.len(), 2, "{attempts:?}");
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+}
+
+#[test]
+fn streams_are_withdrawn_and_continued() {
+    let workspace = long_job();
+    let sweep = in_pool(&workspace);
+    // No machine has it.
+    workspace.run(&["tiny.toml", "--detach"]).succeeds();
+    workspace
+        .run(&["cancel", "tiny"])
+        .succeeds()
+        .remarks(&["withdrew 1 stream from the pool", "all have ended"]);
+    assert!(is_empty(&workspace));
+    // A member has it.
+    workspace.run(&["tiny.toml", "--detach"]).succeeds();
+    let mut running = member(&workspace, "member", &[]);
+    wait_for_step(&workspace, 2, 30);
+    workspace
+        .run(&["cancel", "tiny"])
+        .succeeds()
+        .remarks(&["all have ended"]);
+    running.says(": cancelled");
+    assert!(is_empty(&workspace));
+    let attempts = workspace.sql("SELECT DISTINCT status FROM attempt");
+    assert_eq!(json!(attempts), json!([{"status": "interrupted"}]));
+    workspace.run(&["tiny.toml"]).succeeds();
+    let first_step = workspace.sql_value("SELECT first_step FROM attempt WHERE number = 3");
+    assert!(first_step.as_u64() >= Some(30), "{first_step}");
+    assert!(workspace.trained() == trained_here(&workspace, &sweep));
+}
+
+#[test]
+fn what_does_not_go_with_a_pool_is_refused() {
+    let workspace = long_job();
+    in_pool(&workspace);
+    workspace
+        .run(&["tiny.toml", "--jobs", "2"])
+        .refuses(&["with `launcher = \"pool\"`, machines take streams themselves"])
+        .hints("sae-run worker-pool");
+    workspace
+        .run(&["tiny.toml", "--set", "launch.pool.lease_s=0"])
+        .refuses(&["`launch.pool.lease_s` is 0"]);
+    // The folder is mounted elsewhere.
+    workspace.run(&["tiny.toml", "--detach"]).succeeds();
+    let moved = workspace.path("moved");
+    std::fs::rename(workspace.path("runs"), &moved).unwrap();
+    let mut elsewhere = Running::start(
+        workspace.command(&["worker-pool", "--runs-dir", "moved"]),
+        workspace.path("stdout.txt"),
+        workspace.path("stderr.txt"),
+    );
+    elsewhere.says("a stream is left to others");
+    elsewhere.says("at the same path on all machines");
+}
