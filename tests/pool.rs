@@ -223,6 +223,21 @@ fn what_does_not_go_with_a_pool_is_refused() {
         .run(&["tiny.toml", "--jobs", "2"])
         .refuses(&["with `launcher = \"pool\"`, machines take streams themselves"])
         .hints("sae-run worker-pool");
+    for launcher in ["pool", "local"] {
+        let launcher = format!("launch.launcher='{launcher}'");
+        workspace
+            .run(&[
+                "tiny.toml",
+                "--set",
+                &launcher,
+                "--set",
+                "launch.nproc_per_node=2",
+            ])
+            .refuses(&[
+                "`nproc_per_node` is 2, but with `launcher = ",
+                "a worker is one process",
+            ]);
+    }
     workspace
         .run(&["tiny.toml", "--set", "launch.pool.lease_s=0"])
         .refuses(&["`launch.pool.lease_s` is 0"]);

@@ -9,7 +9,7 @@ mod torchrun;
 
 use crate::error::CliError;
 use crate::run::worker_program::WorkerProgram;
-use plan::{Fit, Launch, Launcher as Kind};
+use plan::{Fit, Launch, Launcher as Kind, Nproc};
 use std::path::Path;
 use tokio::process::Command;
 
@@ -71,41 +71,59 @@ pub(crate) fn launcher<'a>(
     launch: &Launch,
     leader: Option<&'a Leader>,
 ) -> Result<Box<dyn Launcher + 'a>, CliError> {
-    if leader.is_some() && launch.launcher == Kind::Slurm {
-        return Err(CliError::input(
-            "with `launcher = \"slurm\"`, `sae-run` submits jobs itself, and is itself one process",
-        )
-        .with_hint("start it without `srun` or torchrun; or leave out `launcher`".to_owned())
-        .about("launch.launcher".to_owned()));
-    }
-    if launch.launcher == Kind::Slurm && launch.lanes().len() > 1 {
-        return Err(CliError::input(
-            "with `launcher = \"slurm\"`, each stream is a job; `launch.jobs` and `launch.devices` are for one machine",
-        )
-        .with_hint("`launch.slurm.max_jobs` says how many jobs there are at a time".to_owned())
-        .about("launch.jobs".to_owned()));
-    }
-    if launch.launcher == Kind::Pool && (leader.is_some() || launch.lanes().len() > 1) {
-        return Err(CliError::input(
-            "with `launcher = \"pool\"`, machines take streams themselves, and each of their workers is one process",
-        )
-        .with_hint("run `sae-run worker-pool` once for each device, and leave `launch.jobs` and torchrun out".to_owned())
-        .about("launch.launcher".to_owned()));
-    }
-    let are_several = leader.is_some() || !matches!(launch.launcher, Kind::Local | Kind::Pool);
-    if are_several && launch.lanes().len() > 1 {
-        return Err(CliError::input(
-            "several processes train one stream at a time; `launch.jobs` or `launch.devices` ask for more",
-        )
-        .with_hint("leave them out".to_owned())
-        .about("launch.jobs".to_owned()));
-    }
+    check(launch, leader.is_some())?;
     Ok(match (leader, launch.launcher) {
         (Some(leader), _) => Box::new(leader),
         // Jobs of Slurm and entries of the pool are not started from here: `slurm_attempt.rs`, `pool_attempt.rs`.
         (None, Kind::Local | Kind::Slurm | Kind::Pool) => Box::new(Local),
         (None, Kind::Torchrun) => Box::new(torchrun::Torchrun::find(launch.nproc_per_node)?),
     })
+}
+
+/// Checks that the settings go together; `is_led`: this process was launched with others.
+fn check(launch: &Launch, is_led: bool) -> Result<(), CliError> {
+    let kind = launch.launcher;
+    let refused = |(message, hint): (&str, &str), key: &str| {
+        Err::<(), _>(
+            CliError::input(message)
+                .with_hint(hint.to_owned())
+                .about(format!("launch.{key}")),
+        )
+    };
+    let lanes = launch.lanes().len();
+    match kind {
+        Kind::Slurm if is_led => {
+            let message = "with `launcher = \"slurm\"`, `sae-run` submits jobs itself, and is itself one process";
+            let hint = "start it without `srun` or torchrun; or leave out `launcher`";
+            return refused((message, hint), "launcher");
+        }
+        Kind::Slurm if lanes > 1 => {
+            let message = "with `launcher = \"slurm\"`, each stream is a job; `launch.jobs` and `launch.devices` are for one machine";
+            let hint = "`launch.slurm.max_jobs` says how many jobs there are at a time";
+            return refused((message, hint), "jobs");
+        }
+        Kind::Pool if is_led || lanes > 1 => {
+            let message = "with `launcher = \"pool\"`, machines take streams themselves, and each of their workers is one process";
+            let hint = "run `sae-run worker-pool` once for each device, and leave `launch.jobs` and torchrun out";
+            return refused((message, hint), "launcher");
+        }
+        _ => {}
+    }
+    if let (Kind::Local | Kind::Pool, Nproc::Count(n @ 2..), false) =
+        (kind, launch.nproc_per_node, is_led)
+    {
+        let name = if kind == Kind::Pool { "pool" } else { "local" };
+        let message = format!(
+            "`nproc_per_node` is {n}, but with `launcher = \"{name}\"` a worker is one process"
+        );
+        let hint = "`launcher = \"torchrun\"` and `launcher = \"slurm\"` start several";
+        return refused((&message, hint), "nproc_per_node");
+    }
+    if (is_led || kind == Kind::Torchrun) && lanes > 1 {
+        let message = "several processes train one stream at a time; `launch.jobs` or `launch.devices` ask for more";
+        return refused((message, "leave them out"), "jobs");
+    }
+    Ok(())
 }
 
 /// The arguments of the worker program.
