@@ -75,12 +75,17 @@ impl PoolFolder {
         Ok(())
     }
 
-    /// Offers a stream.
+    /// Offers a stream that has no open attempt: what is left of its earlier entries is removed.
     ///
     /// # Errors
     /// A folder that cannot be written.
     pub(crate) fn offer(&self, entry: &str, offer: &PoolOffer) -> Result<(), CliError> {
         self.make()?;
+        for earlier in self.list("ended")? {
+            if is_of_stream(&earlier.entry, &offer.stream_id) {
+                self.forget(&earlier.entry)?;
+            }
+        }
         let path = self.path.join("waiting").join(PoolName::waiting(entry, 0));
         let text = serde_json::to_vec_pretty(offer).expect("plain fields serialise to JSON");
         let write = || {
@@ -242,6 +247,17 @@ fn remove(path: &Path) -> Result<(), CliError> {
     }
 }
 
+/// A name for a stream's next entry that no other has.
+pub(crate) fn new_entry(stream_id: &str) -> String {
+    format!("{stream_id}-{:08x}", fastrand::u32(..))
+}
+
+fn is_of_stream(entry: &str, stream_id: &str) -> bool {
+    entry
+        .rsplit_once('-')
+        .is_some_and(|(of, _)| of == stream_id)
+}
+
 /// A name as it is written.
 fn text_of(name: &PoolName) -> String {
     let mut text = PoolName::waiting(&name.entry, name.n_runs);
@@ -307,6 +323,27 @@ mod tests {
         assert_eq!(folder.place("ab12-1").unwrap(), Some(ended));
         folder.forget("ab12-1").unwrap();
         assert_eq!(folder.place("ab12-1").unwrap(), None);
+    }
+
+    #[test]
+    fn what_was_not_forgotten_is_removed_with_the_next_offer() {
+        let (_dir, folder) = offered();
+        folder.withdraw("ab12-1").unwrap();
+        let waiting = PoolName::read("ab1-1.0").unwrap();
+        let of_another = folder.path.join("ended").join(waiting.ended("0"));
+        fs::write(&of_another, "").unwrap();
+        let offer = PoolOffer {
+            runs_dir: folder.path.clone(),
+            stream_id: "ab12".into(),
+            dir: "s/.streams/ab12".into(),
+            lease_s: 2,
+        };
+        let entry = new_entry("ab12");
+        folder.offer(&entry, &offer).unwrap();
+        assert_eq!(folder.place("ab12-1").unwrap(), None);
+        assert!(!folder.is_withdrawn("ab12-1") && of_another.is_file());
+        let place = folder.place(&entry).unwrap();
+        assert_eq!(place, Some(Place::Waiting { n_runs: 0 }));
     }
 
     #[test]

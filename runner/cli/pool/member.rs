@@ -37,11 +37,9 @@ pub(crate) async fn worker_pool(args: &WorkerPoolArgs) -> Result<u8, CliError> {
     let runs_dir = runs_dir
         .canonicalize()
         .map_err(|error| CliError::io("open", &runs_dir, &error))?;
-    let seed = format!("{:?} {}", std::time::SystemTime::now(), std::process::id());
-    let unique = &blake3::hash(seed.as_bytes()).to_hex()[..6];
     let mut member = Member {
         folder: PoolFolder::of(&runs_dir),
-        name: pool_member(&host_name(), std::process::id(), unique),
+        name: pool_member(&host_name(), std::process::id(), fastrand::u32(..)),
         device: args.device.clone().unwrap_or_else(|| "-".to_owned()),
         program: WorkerProgram::find()?,
         runs_dir,

@@ -11,6 +11,6 @@ mod lapses;
 mod member;
 
 pub(crate) use board::PoolBoard;
-pub(crate) use folder::{KILLED, Place, PoolFolder, WITHDRAWN};
+pub(crate) use folder::{KILLED, Place, PoolFolder, WITHDRAWN, new_entry};
 pub(crate) use lapses::Lapses;
 pub(crate) use member::worker_pool;

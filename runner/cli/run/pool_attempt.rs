@@ -1,6 +1,7 @@
 //! Attempts at streams by machines of the pool.
 
 use crate::error::CliError;
+use crate::pool::new_entry;
 use crate::run::orders::{Lane, Todo};
 use crate::run::pool_worker::PoolWorker;
 use crate::run::schedule::{Attempt, Scheduler};
@@ -78,12 +79,4 @@ impl Scheduler<'_> {
         let worker = PoolWorker::new(self.pool, entry.to_owned(), dir);
         self.watch(begun, Worker::Pool(worker), signals).await
     }
-}
-
-/// A name for a stream's next entry that no other has.
-fn new_entry(stream_id: &str) -> String {
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let seed = format!("{stream_id} {} {}", std::process::id(), now.as_nanos());
-    let unique = blake3::hash(seed.as_bytes()).to_hex();
-    format!("{stream_id}-{}", &unique[..8])
 }

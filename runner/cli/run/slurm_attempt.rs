@@ -23,7 +23,7 @@ impl Scheduler<'_> {
         signals: &mut StopSignals,
     ) -> Result<Attempt, CliError> {
         let one_at_a_time = self.board.submitting.acquire().await;
-        let name = new_name(&self.expanded.plan.sweep, &lane.stream.stream_id);
+        let name = new_name(&self.expanded.plan.sweep);
         let order = self
             .orders()
             .order((lane, Some(GivenTo::Slurm(&name))), todo, recorded)

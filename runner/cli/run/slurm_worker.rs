@@ -255,12 +255,9 @@ impl Cluster<'_> {
     }
 }
 
-/// A name for a stream's next job that no other has.
-pub(crate) fn new_name(sweep: &str, stream_id: &str) -> String {
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let seed = format!("{stream_id} {} {}", std::process::id(), now.as_nanos());
-    let unique = blake3::hash(seed.as_bytes()).to_hex();
-    format!("sae-run.{sweep}.{}", &unique[..8])
+/// A name for a job that no other has.
+pub(crate) fn new_name(sweep: &str) -> String {
+    format!("sae-run.{sweep}.{:08x}", fastrand::u32(..))
 }
 
 /// Takes in what a job of Slurm wrote of a stream that is locked, and closes its attempt if it has ended. `Some`: it lives.

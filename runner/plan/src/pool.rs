@@ -107,7 +107,7 @@ impl PoolName {
 
 /// How a process calls itself in the names of what it takes: the machine, its number, and what tells it from a process
 /// with the same number on a machine of the same name.
-pub fn pool_member(host: &str, pid: u32, unique: &str) -> String {
+pub fn pool_member(host: &str, pid: u32, unique: u32) -> String {
     let plain = |c: char| {
         if c.is_ascii_alphanumeric() || c == '-' {
             c
@@ -116,7 +116,7 @@ pub fn pool_member(host: &str, pid: u32, unique: &str) -> String {
         }
     };
     let host: String = host.chars().map(plain).take(100).collect();
-    format!("{host}+{pid}+{unique}")
+    format!("{host}+{pid}+{unique:08x}")
 }
 
 /// The same for people.
@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(PoolName::waiting("ab-12", 0), "ab-12.0");
         let waiting = PoolName::read("ab-12.3").unwrap();
         assert_eq!((waiting.n_runs, waiting.member()), (3, None));
-        let member = pool_member("gpu7.lab.org", 41, "c0de");
+        let member = pool_member("gpu7.lab.org", 41, 0xc0de);
         let claimed = PoolName::read(&waiting.claimed(&member)).unwrap();
         assert_eq!(claimed.rest, [member.as_str(), "0"]);
         assert_eq!(
