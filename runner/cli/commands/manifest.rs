@@ -16,10 +16,6 @@ use serde::Serialize;
 
 /// Cores of a process, if the sweep does not say.
 const N_CPUS: usize = 8;
-/// What a process takes besides what is predicted: programs, libraries, the disk's cache.
-const OF_PROCESS_BYTES: u64 = 2_000_000_000;
-/// The same next to a GPU, with CUDA.
-const OF_GPU_PROCESS_BYTES: u64 = 4_000_000_000;
 /// An estimate of time may be wrong by this factor.
 const TIME_FACTOR: f64 = 3.0;
 /// If it is not known how long it takes.
@@ -111,13 +107,7 @@ fn needs(
     let memory = largest.map(|stream| stream.memory).unwrap_or_default();
     let n_gpus = n_gpus(launch, processes);
     let n_workers = launch.lanes().len().min(streams.len()).max(1);
-    let per_process = if n_gpus > 0 {
-        // Weights pass through it on their way to the GPU and to the disk.
-        memory.model_bytes + memory.sae_bytes + OF_GPU_PROCESS_BYTES
-    } else {
-        memory.total_bytes() + memory.total_bytes() / 4 + OF_PROCESS_BYTES
-    };
-    let n_bytes = per_process * (processes.n_here * n_workers) as u64;
+    let n_bytes = memory.machine_bytes(n_gpus > 0) * (processes.n_here * n_workers) as u64;
     let words = words(args, kind);
     let (n_jobs, n_streams) = (expanded.plan.jobs.len(), streams.len());
     let quoted: Vec<_> = words.iter().map(|word| shell_word(word)).collect();

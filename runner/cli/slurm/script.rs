@@ -10,9 +10,6 @@ use std::path::Path;
 /// Its name in the stream's folder.
 pub(crate) const SCRIPT: &str = "slurm.sh";
 
-/// Memory of a process besides what is predicted: libraries, tokens, CUDA.
-const BASE_BYTES: u64 = 4 << 30;
-
 /// What a stream's job is made of.
 pub(crate) struct Script<'a> {
     /// Its name.
@@ -114,7 +111,10 @@ exit $code
             options.push(("gres", Some(format!("gpu:{n_here}"))));
         }
         if slurm.mem.is_none() && self.partition.most_bytes.is_some() {
-            options.push(("mem", Some(format!("{}M", self.host_bytes() >> 20))));
+            options.push((
+                "mem",
+                Some(format!("{}M", self.host_bytes().div_ceil(1 << 20))),
+            ));
         }
         let is_none = |(key, value): &(&str, &str)| *key == "mem" && *value == "none";
         let named = slurm.named().filter(|option| !is_none(option));
@@ -144,12 +144,7 @@ exit $code
 
     /// Memory of a machine.
     fn host_bytes(&self) -> u64 {
-        let of_process = if self.is_on_gpu() {
-            self.memory.model_bytes
-        } else {
-            self.memory.total_bytes()
-        };
-        let of_process = of_process.saturating_add(BASE_BYTES);
+        let of_process = self.memory.machine_bytes(self.is_on_gpu());
         of_process.saturating_mul(self.n_here() as u64)
     }
 }
@@ -220,7 +215,7 @@ mod tests {
             "#SBATCH --ntasks=4",
             "#SBATCH --ntasks-per-node=4",
             "#SBATCH --gres=gpu:4",
-            "#SBATCH --mem=24576M",
+            "#SBATCH --mem=23451M",
             "#SBATCH --signal=B:USR1@120",
             "#SBATCH --output=/runs/s/worker.log",
         ] {

@@ -18,6 +18,10 @@ const GRAPH_ROWS: usize = 16;
 const MOMENTS_ROWS: usize = 4;
 /// Logits, their log-probabilities and a gradient.
 const LOGITS_COPIES: usize = 3;
+/// Memory of a machine that a process takes besides what it computes on.
+const OF_PROCESS_BYTES: u64 = 2_000_000_000;
+/// The same next to a GPU, with CUDA.
+const OF_GPU_PROCESS_BYTES: u64 = 4_000_000_000;
 /// Where evaluation cuts its batches.
 const MOST_LOGITS_BYTES: u128 = 1 << 30;
 
@@ -54,6 +58,19 @@ impl MemoryEstimate {
         let training = self.model_bytes.saturating_add(self.sae_bytes);
         let training = training.saturating_add(self.workspace_bytes);
         training.max(self.evaluation_bytes)
+    }
+
+    /// What a process takes of its machine's memory: next to a GPU the weights and states, which pass through it on their
+    /// way to the GPU and to the disk; without one a quarter more than is predicted. And libraries and tokens.
+    pub fn machine_bytes(&self, has_gpu: bool) -> u64 {
+        let (bytes, of_program) = if has_gpu {
+            let bytes = self.model_bytes.saturating_add(self.sae_bytes);
+            (bytes, OF_GPU_PROCESS_BYTES)
+        } else {
+            let bytes = self.total_bytes();
+            (bytes.saturating_add(bytes / 4), OF_PROCESS_BYTES)
+        };
+        bytes.saturating_add(of_program)
     }
 }
 
