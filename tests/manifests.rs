@@ -3,7 +3,7 @@
 use crate::common::{
     Outcome, Running, Workspace, finish, replace_line, signal, small_sweep, until,
 };
-use crate::slurm::{Turn, long_job};
+use crate::slurm::{Cluster, long_job};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -114,7 +114,9 @@ fn check_syntax(workspace: &Workspace, script: &str) {
     bash.args(["-n", "job.sbatch"])
         .current_dir(workspace.path("."));
     finish(bash).succeeds();
-    let Some(turn) = Turn::take() else { return };
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
     let path = workspace.path("job.sbatch");
     // Of what a plan needs, as much as the cluster has.
     let fewer = [
@@ -124,13 +126,15 @@ fn check_syntax(workspace: &Workspace, script: &str) {
         "--ntasks-per-node=1",
     ];
     let args = [&["--test-only"], &fewer[..], &[path.to_str().unwrap()]].concat();
-    turn.slurm("sbatch", &args);
+    cluster.slurm("sbatch", &args);
 }
 
 /// Two ranks on two nodes, by srun: a real preemption, and the end.
 #[test]
 fn the_script_is_submitted_preempted_and_continued() {
-    let Some(turn) = Turn::take() else { return };
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
     let workspace = long_job();
     let script = manifest(
         &workspace,
@@ -148,7 +152,7 @@ fn the_script_is_submitted_preempted_and_continued() {
     );
     sbatch
         .env("PATH", path)
-        .env("SLURM_CONF", turn.conf())
+        .env("SLURM_CONF", cluster.conf())
         // The nodes are names only.
         .env("MASTER_ADDR", "127.0.0.1");
     let job_id = finish(sbatch).succeeds().stdout;
@@ -158,10 +162,10 @@ fn the_script_is_submitted_preempted_and_continued() {
         let is_metric = |event: &Value| event["event"] == "metric";
         (has_begun && workspace.events().iter().any(is_metric)).then_some(())
     });
-    turn.preempt();
-    turn.hurry(job_id);
+    cluster.preempt();
+    cluster.hurry(job_id);
     until("the end of the job", || {
-        let job = turn.slurm("scontrol", &["show", "job", &job_id.to_string()]);
+        let job = cluster.slurm("scontrol", &["show", "job", &job_id.to_string()]);
         assert!(!job.contains("JobState=FAILED"), "{job}");
         job.contains("JobState=COMPLETED").then_some(())
     });

@@ -7,98 +7,75 @@ use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// A cluster, as long as this process lives.
-struct Cluster {
-    conf: PathBuf,
-    _folder: TempDir,
-    /// Ends the cluster when its standard input ends, with this process.
-    _keeper: Child,
+/// A cluster for one test.
+pub(crate) struct Cluster {
+    folder: TempDir,
+    /// Ends the cluster when its standard input ends, also if this process is killed.
+    keeper: Child,
 }
 
-/// `None`: there is no Slurm, or this is not root.
-static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| {
-    let is_there = ["slurmctld", "slurmd", "munged"].iter().all(|program| {
-        let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin"];
-        folders
-            .iter()
-            .any(|folder| Path::new(folder).join(program).is_file())
-    });
-    let is_root = files::user_id() == 0;
-    let is_required = env::var_os("SAE_RUN_SLURM").is_some_and(|value| value == "required");
-    if !is_there || !is_root {
-        assert!(!is_required, "there is no Slurm here, or this is not root");
-        return None;
-    }
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm/cluster.sh");
-    let folder = tempfile::tempdir().unwrap();
-    let port = 17_000 + std::process::id() % 2_000 * 4;
-    let started = Command::new(&script)
-        .arg("start")
-        .arg(folder.path())
-        .env("SLURM_TEST_PORT", port.to_string())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    if !started.status.success() {
-        assert!(!is_required, "{started:?}");
-        return None;
-    }
-    let keeper = format!(
-        "cat >/dev/null; {} stop {}",
-        text(&script),
-        text(folder.path())
-    );
-    let keeper = Command::new("bash")
-        .args(["-c", &keeper])
-        .stdin(Stdio::piped())
-        .spawn();
-    Some(Cluster {
-        conf: folder.path().join("slurm.conf"),
-        _folder: folder,
-        _keeper: keeper.unwrap(),
-    })
-});
+/// Clusters that were started.
+static N_CLUSTERS: AtomicU32 = AtomicU32::new(0);
 
-/// One test at a time: there are two processors.
-static TURN: Mutex<()> = Mutex::new(());
-
-/// The cluster, for one test.
-pub(crate) struct Turn {
-    cluster: &'static Cluster,
-    _turn: MutexGuard<'static, ()>,
-}
-
-impl Turn {
-    /// `None`: the test is skipped.
+impl Cluster {
+    /// `None`: there is no Slurm, or this is not root; the test is skipped.
     #[expect(
         clippy::print_stdout,
         reason = "cargo test shows it with `--nocapture`"
     )]
-    pub(crate) fn take() -> Option<Self> {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(cluster) = CLUSTER.as_ref() else {
-            println!(
-                "skipped: there is no Slurm here, this is not root, or no cluster can be started"
-            );
+    pub(crate) fn start() -> Option<Self> {
+        let is_there = ["slurmctld", "slurmd", "munged"].iter().all(|program| {
+            let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin"];
+            folders
+                .iter()
+                .any(|folder| Path::new(folder).join(program).is_file())
+        });
+        let is_required = env::var_os("SAE_RUN_SLURM").is_some_and(|value| value == "required");
+        if !is_there || files::user_id() != 0 {
+            assert!(!is_required, "there is no Slurm here, or this is not root");
+            println!("skipped: there is no Slurm here, or this is not root");
             return None;
-        };
-        Some(Self {
-            cluster,
-            _turn: turn,
-        })
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/slurm/cluster.sh");
+        let folder = tempfile::tempdir().unwrap();
+        let own = std::process::id() % 100 * 80 + N_CLUSTERS.fetch_add(1, Ordering::Relaxed) * 4;
+        let started = Command::new(&script)
+            .arg("start")
+            .arg(folder.path())
+            .env("SLURM_TEST_PORT", (17_000 + own).to_string())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        if !started.status.success() {
+            assert!(!is_required, "{started:?}");
+            println!("skipped: no cluster can be started");
+            return None;
+        }
+        let keeper = format!(
+            "cat >/dev/null; {} stop {}",
+            text(&script),
+            text(folder.path())
+        );
+        let keeper = Command::new("bash")
+            .args(["-c", &keeper])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Some(Self { folder, keeper })
     }
 
-    pub(crate) fn conf(&self) -> &str {
-        text(&self.cluster.conf)
+    fn conf(&self) -> PathBuf {
+        self.folder.path().join("slurm.conf")
     }
 
     /// `sae-run` with `args`, on the cluster.
     fn run(&self, workspace: &Workspace, args: &[&str]) -> Outcome {
-        workspace.run_with(&[("SLURM_CONF", self.conf())], args)
+        workspace.run_with(&[("SLURM_CONF", text(&self.conf()))], args)
     }
 
     fn start(&self, workspace: &Workspace, args: &[&str]) -> Running {
@@ -118,7 +95,7 @@ impl Turn {
 
     /// Kills the daemon of a node, and all processes of a job there.
     fn kill_node(&self, node: &str, job_id: u64) {
-        let folder = text(self.cluster.conf.parent().unwrap());
+        let folder = text(self.folder.path());
         let kill = format!(
             "kill -9 $(<{folder}/slurmd-{node}.pid); pkill -9 -f 'slurmstepd: \\[{job_id}\\.'; \
              for pid in $(pgrep -f sae-run-worker); do \
@@ -177,12 +154,23 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
-    /// The next test finds an empty queue.
+impl Drop for Cluster {
+    /// Nothing of it is left.
     fn drop(&mut self) {
-        let mut command = Command::new("scancel");
-        command.args(["--user=root"]).env("SLURM_CONF", self.conf());
-        let _ = command.status();
+        let slurm = |program: &str, args: &[&str]| {
+            let mut command = Command::new(program);
+            command.args(args).env("SLURM_CONF", self.conf());
+            command.output()
+        };
+        let _ = slurm("scancel", &["--user=root"]);
+        let until = Instant::now() + Duration::from_secs(20);
+        while slurm("squeue", &["--noheader"]).is_ok_and(|output| !output.stdout.is_empty())
+            && Instant::now() < until
+        {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
     }
 }
 
@@ -254,11 +242,13 @@ const ATTEMPTS: &str = "SELECT number, status, exit_code, slurm_job_id IS NOT NU
 
 #[test]
 fn a_sweep_in_slurm_trains_what_it_trains_here() {
-    let Some(turn) = Turn::take() else { return };
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
     let sweep = small_sweep();
     let workspace = Workspace::new();
     workspace.write("tiny.toml", in_slurm(&sweep));
-    let outcome = turn.run(&workspace, &["tiny.toml"]).succeeds();
+    let outcome = cluster.run(&workspace, &["tiny.toml"]).succeeds();
     // It may be over between two looks at the queue.
     outcome.remarks(&["stream ", ": job ", " of Slurm"]);
     assert!(workspace.trained() == trained_here(&workspace, &sweep));
@@ -267,20 +257,23 @@ fn a_sweep_in_slurm_trains_what_it_trains_here() {
         json!(attempts),
         json!([{"number": 1, "status": "done", "exit_code": 0, "in_slurm": 1}])
     );
-    turn.run(&workspace, &["tiny.toml"])
+    cluster
+        .run(&workspace, &["tiny.toml"])
         .succeeds()
         .remarks(&["already"]);
 }
 
 #[test]
 fn a_job_that_is_preempted_ends_in_the_same_bits() {
-    let Some(turn) = Turn::take() else { return };
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
     let (workspace, sweep) = long_in_slurm();
-    let running = turn.start(&workspace, &["tiny.toml"]);
+    let running = cluster.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
-    turn.preempt();
-    turn.hurry(job_id);
+    cluster.preempt();
+    cluster.hurry(job_id);
     running.wait().succeeds().remarks(&["begun again once"]);
     let statuses: Vec<Value> =
         workspace.sql("SELECT status, slurm_job_id FROM attempt ORDER BY attempt_id");
@@ -296,16 +289,18 @@ fn a_job_that_is_preempted_ends_in_the_same_bits() {
 
 #[test]
 fn a_signal_before_the_time_limit_puts_the_job_back() {
-    let Some(turn) = Turn::take() else { return };
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
     let (workspace, sweep) = long_in_slurm();
-    let running = turn.start(&workspace, &["tiny.toml"]);
+    let running = cluster.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
-    turn.slurm(
+    cluster.slurm(
         "scancel",
         &["--signal=USR1", "--batch", &job_id.to_string()],
     );
-    turn.hurry(job_id);
+    cluster.hurry(job_id);
     running.wait().succeeds();
     let statuses = workspace.sql("SELECT status, first_step FROM attempt ORDER BY attempt_id");
     let [first, second] = &statuses[..] else {
@@ -318,18 +313,24 @@ fn a_signal_before_the_time_limit_puts_the_job_back() {
 
 #[test]
 fn a_job_that_is_back_in_the_queue_is_not_submitted_again() {
-    let Some(turn) = Turn::take() else { return };
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
     let (workspace, sweep) = long_in_slurm();
-    turn.run(&workspace, &["tiny.toml", "--detach"]).succeeds();
+    cluster
+        .run(&workspace, &["tiny.toml", "--detach"])
+        .succeeds();
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
     let id = job_id.to_string();
-    turn.slurm("scancel", &["--signal=USR1", "--batch", &id]);
-    turn.wait_for_queue(job_id);
-    turn.run(&workspace, &["tiny.toml", "--detach"]).succeeds();
+    cluster.slurm("scancel", &["--signal=USR1", "--batch", &id]);
+    cluster.wait_for_queue(job_id);
+    cluster
+        .run(&workspace, &["tiny.toml", "--detach"])
+        .succeeds();
     assert_eq!(workspace.sql(ATTEMPTS).len(), 1);
-    turn.hurry(job_id);
-    turn.run(&workspace, &["tiny.toml"]).succeeds();
+    cluster.hurry(job_id);
+    cluster.run(&workspace, &["tiny.toml"]).succeeds();
     let jobs = workspace.sql("SELECT slurm_job_id FROM attempt");
     assert_eq!(
         json!(jobs),
@@ -340,13 +341,15 @@ fn a_job_that_is_back_in_the_queue_is_not_submitted_again() {
 
 #[test]
 fn jobs_go_on_without_sae_run_and_are_found_again() {
-    let Some(turn) = Turn::take() else { return };
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
     let (workspace, sweep) = long_in_slurm();
-    let running = turn.start(&workspace, &["tiny.toml"]);
+    let running = cluster.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 10);
     running.kill();
     let job_id = only_job(&workspace);
-    let running = turn.start(&workspace, &["tiny.toml"]);
+    let running = cluster.start(&workspace, &["tiny.toml"]);
     let mut running = running;
     running.says(&format!("watching job {job_id} of Slurm again"));
     running.wait().succeeds();
@@ -356,14 +359,16 @@ fn jobs_go_on_without_sae_run_and_are_found_again() {
 
 #[test]
 fn a_job_that_is_cancelled_for_another_is_submitted_again() {
-    let Some(turn) = Turn::take() else { return };
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
     let (workspace, sweep) = long_in_slurm();
-    let running = turn.start(
+    let running = cluster.start(
         &workspace,
         &["tiny.toml", "--set", "launch.slurm.partition=low"],
     );
     wait_for_step(&workspace, 1, 30);
-    turn.preempt();
+    cluster.preempt();
     running.wait().succeeds();
     let attempts =
         workspace.sql("SELECT status, slurm_job_id, reason FROM attempt ORDER BY attempt_id");
@@ -378,19 +383,21 @@ fn a_job_that_is_cancelled_for_another_is_submitted_again() {
 /// A machine that is gone: nothing of it answers, and nothing runs there any more.
 #[test]
 fn a_job_that_loses_its_node_continues_on_another() {
-    let Some(turn) = Turn::take() else { return };
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
     let (workspace, sweep) = long_in_slurm();
-    let running = turn.start(&workspace, &["tiny.toml"]);
+    let running = cluster.start(&workspace, &["tiny.toml"]);
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
-    let node = turn.slurm(
+    let node = cluster.slurm(
         "squeue",
         &["--noheader", "--format=%N", &format!("--jobs={job_id}")],
     );
-    turn.kill_node(&node, job_id);
-    turn.hurry(job_id);
+    cluster.kill_node(&node, job_id);
+    cluster.hurry(job_id);
     running.wait().succeeds();
-    turn.start_node(&node);
+    cluster.start_node(&node);
     let attempts = workspace.sql("SELECT status, slurm_job_id FROM attempt ORDER BY attempt_id");
     assert_eq!(
         json!(attempts),
@@ -404,15 +411,18 @@ fn a_job_that_loses_its_node_continues_on_another() {
 
 #[test]
 fn a_stream_on_two_nodes() {
-    let Some(turn) = Turn::take() else { return };
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
     let workspace = Workspace::new();
     let sweep = in_slurm(&small_sweep()).replace("poll_s", "nnodes = 2, poll_s");
     workspace.write("tiny.toml", sweep);
-    turn.run(
-        &workspace,
-        &["tiny.toml", "--set", "launch.nproc_per_node=1"],
-    )
-    .succeeds();
+    cluster
+        .run(
+            &workspace,
+            &["tiny.toml", "--set", "launch.nproc_per_node=1"],
+        )
+        .succeeds();
     let log = std::fs::read_to_string(workspace.stream_dir().join("worker.log")).unwrap();
     let attempts = workspace.sql(ATTEMPTS);
     assert_eq!(attempts.len(), 1, "{log}");
@@ -437,19 +447,23 @@ fn what_slurm_cannot_do_is_said_before_anything_is_submitted() {
     workspace
         .run(&["tiny.toml", "--jobs", "2"])
         .refuses(&["`launch.jobs` and `launch.devices` are for one machine"]);
-    let Some(turn) = Turn::take() else { return };
-    turn.run(
-        &workspace,
-        &["tiny.toml", "--set", "launch.slurm.partition=gpu"],
-    )
-    .refuses(&["there is no partition `gpu`"])
-    .hints("the cluster has main, low, high");
-    turn.run(
-        &workspace,
-        &["tiny.toml", "--set", "launch.slurm.constraint=a100"],
-    )
-    .refuses(&["Slurm refuses the job: "])
-    .hints("`launch.slurm.constraint`");
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    cluster
+        .run(
+            &workspace,
+            &["tiny.toml", "--set", "launch.slurm.partition=gpu"],
+        )
+        .refuses(&["there is no partition `gpu`"])
+        .hints("the cluster has main, low, high");
+    cluster
+        .run(
+            &workspace,
+            &["tiny.toml", "--set", "launch.slurm.constraint=a100"],
+        )
+        .refuses(&["Slurm refuses the job: "])
+        .hints("`launch.slurm.constraint`");
     assert_eq!(
         workspace.sql_value("SELECT count(*) FROM attempt WHERE status = 'running'"),
         0
@@ -474,15 +488,18 @@ fn a_sweep_file_runs_no_lines_of_its_own() {
 
 #[test]
 fn jobs_are_left_alone_shown_cancelled_and_continued() {
-    let Some(turn) = Turn::take() else { return };
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
     let (workspace, sweep) = long_in_slurm();
-    turn.run(&workspace, &["tiny.toml", "--detach"])
+    cluster
+        .run(&workspace, &["tiny.toml", "--detach"])
         .succeeds()
         .remarks(&["1 job of Slurm continues"])
         .hints("`sae-run status tiny` shows them");
     wait_for_step(&workspace, 1, 30);
     let job_id = only_job(&workspace);
-    let status = turn.run(&workspace, &["status", "tiny"]).succeeds();
+    let status = cluster.run(&workspace, &["status", "tiny"]).succeeds();
     let state = format!("job {job_id} of Slurm runs on n");
     assert!(status.stdout.contains(&state), "{status}");
     let status = turn
@@ -493,21 +510,26 @@ fn jobs_are_left_alone_shown_cancelled_and_continued() {
     assert_eq!(stream["slurm_job_id"], job_id, "{stream}");
     assert!(stream["step"].as_u64() >= Some(30), "{stream}");
     // A second submission finds the first.
-    turn.run(&workspace, &["tiny.toml", "--detach"]).succeeds();
+    cluster
+        .run(&workspace, &["tiny.toml", "--detach"])
+        .succeeds();
     let forget = ["tiny.toml", "--fresh", "--yes"];
-    turn.run(&workspace, &forget)
+    cluster
+        .run(&workspace, &forget)
         .refuses(&[&format!("job {job_id} of Slurm trains stream ")])
         .hints("`sae-run cancel tiny`");
-    turn.run(&workspace, &["cancel", "tiny"])
+    cluster
+        .run(&workspace, &["cancel", "tiny"])
         .succeeds()
         .remarks(&["cancelled 1 job of Slurm", "all have ended"]);
     let attempts = workspace.sql("SELECT status, reason FROM attempt");
     assert_eq!(attempts.len(), 1);
     assert_eq!(attempts[0]["status"], "interrupted");
-    turn.run(&workspace, &["cancel", "tiny"])
+    cluster
+        .run(&workspace, &["cancel", "tiny"])
         .succeeds()
         .remarks(&["no job of `tiny` is in Slurm"]);
-    turn.run(&workspace, &["tiny.toml"]).succeeds();
+    cluster.run(&workspace, &["tiny.toml"]).succeeds();
     assert_eq!(workspace.sql(ATTEMPTS).len(), 2);
     assert!(workspace.trained() == trained_here(&workspace, &sweep));
 }

@@ -4,7 +4,7 @@
 #   cluster.sh start FOLDER   starts munged, slurmctld and two slurmd; prints the path to export as SLURM_CONF
 #   cluster.sh stop FOLDER    ends what `start` started
 # Needs root and Debian's packages slurm-wlm and munge (22.05 was tried). No cgroups, no accounting, no systemd.
-# SLURM_TEST_PORT: the first of three ports.
+# SLURM_TEST_PORT: the first of three ports. Any number of clusters can be there at a time.
 set -euo pipefail
 folder=$(mkdir -p "$2" && cd "$2" && pwd)
 conf=$folder/slurm.conf
@@ -12,12 +12,12 @@ conf=$folder/slurm.conf
 is_running() { [[ $(ps -o stat= -p "$1") == [!Z]* ]]; }
 case $1 in
 start)
-    mkdir -p "$folder"/{ctl,n1,n2} /run/munge
-    chown munge:munge /run/munge
-    if ! pgrep -x munged >/dev/null; then
-        su -s /bin/sh munge -c /usr/sbin/munged
-        cp /run/munge/munged.pid "$folder"
-    fi
+    mkdir -p "$folder"/{ctl,n1,n2}
+    head -c 1024 /dev/urandom >"$folder/munge.key"
+    chmod 600 "$folder/munge.key"
+    # Its log says what it thinks of a socket that is not in a folder of the system.
+    munged --force --key-file="$folder/munge.key" --socket="$folder/munge.socket" --seed-file="$folder/munged.seed" \
+        --pid-file="$folder/munged.pid" --log-file="$folder/munged.log" 2>/dev/null
     host=$(hostname -s) port=${SLURM_TEST_PORT:-16817}
     cat >"$conf" <<CONF
 ClusterName=test
@@ -26,7 +26,9 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 # A job that is put back waits for that time.
-AuthInfo=cred_expire=3
+AuthInfo=cred_expire=3,socket=$folder/munge.socket
+# No other cluster on this machine has the same.
+FirstJobId=$port
 StateSaveLocation=$folder/ctl
 SlurmdSpoolDir=$folder/%n
 SlurmctldPidFile=$folder/slurmctld.pid
