@@ -6,12 +6,16 @@
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 MEASURED = $(TARGET)/bench/$@-$(shell date -u +%Y%m%d-%H%M%S).json
 
+# All programs, with the features of dependencies that the tests have: cargo compiles them anew for any other choice, which
+# takes minutes. Naming an example makes that choice.
+PROGRAMS = cargo build --locked --workspace --bins --example compile_engine
+
 setup:
 	runner/setup/setup.sh build
 
 demo:
 	runner/setup/setup.sh demo
-	cargo build
+	$(PROGRAMS)
 	$(TARGET)/debug/sae-run sweeps/demo.toml
 
 # dist/sae_run-VERSION-py3-none-manylinux_2_28_x86_64.whl; half an hour the first time, with downloads of 6 GB.
@@ -49,8 +53,7 @@ fuzz: setup
 
 # Kills at random moments for half an hour, compared with undisturbed runs; SOAK="--kills 20" is shorter.
 soak: setup
-	cargo build --locked
-	cargo build --locked -p sae-run-hub-server --example serve
+	$(PROGRAMS) --example serve
 	python3 tests/checks/soak.py $(SOAK)
 
 # The documentation of the code, and the book of docs/ in target/book.
@@ -61,14 +64,14 @@ docs:
 
 # An SAE's update in encoder products, some minutes; BENCH="--smoke" takes seconds.
 bench: setup
-	cargo build --locked -p sae-run-train --example bench_step
+	$(PROGRAMS) --example bench_step
 	$(TARGET)/debug/examples/bench_step --json $(MEASURED) $(BENCH)
 
 # The same, whole runs and sweeps beside sparsify, dictionary_learning and SAELens: longer, and 6 GB on disk the
 # first time. BENCH="--parts kinds" measures one part.
 bench-peer:
 	python=$$(runner/setup/setup.sh peer) && \
-	cargo build --locked && cargo build --locked -p sae-run-train --example bench_step && \
+	$(PROGRAMS) --example bench_step && \
 	"$$python" runner/bench/bench_peer.py $(TARGET)/debug/sae-run $(TARGET)/debug/examples/bench_step \
 	    --json $(MEASURED) $(BENCH)
 
@@ -76,14 +79,13 @@ bench-peer:
 bench-gpu:
 	python3 runner/bench/bench_gpu.py --look $(BENCH)
 	$(MAKE) setup
-	cargo build --locked -p sae-run-train --example bench_step
+	$(PROGRAMS) --example bench_step
 	python3 runner/bench/bench_gpu.py $(TARGET)/debug/examples/bench_step --json $(MEASURED) $(BENCH)
 
 # One file that checks and measures all this on a machine with a GPU, PyTorch 2.11, and neither network nor Rust:
 # runner/bench/gpu/check.sh in it says how.
 gpu-kit: setup
-	cargo build --locked --workspace
-	cargo build --locked -p sae-run-train --example bench_step --example one_rank
+	$(PROGRAMS) --example bench_step --example one_rank
 	runner/bench/gpu/pack.sh $(TARGET) gpu-kit
 
 # The kit on the CPU, in an empty folder; KIT="--parts 1,2" needs only libtorch 2.11, the others a whole PyTorch.

@@ -21,6 +21,8 @@ DATA=$ROOT/target/wheel/data
 HOST=x86_64-unknown-linux-gnu
 GLIBC=2.28
 MOST_MB=104
+# As in the Makefile.
+PROGRAMS=(cargo build --locked --workspace --bins --example compile_engine)
 
 main() {
     local profile=${1:-release} built=$ROOT/target/wheel/built cuda=() share=$DATA/data/share/sae-run
@@ -30,7 +32,7 @@ main() {
     mkdir -p "$DATA/scripts" "$built"
     [[ $profile == dev ]] || cuda=(cuda)
     libraries "$share/libtch" "${cuda[@]}"
-    cargo build --locked --workspace --example compile_engine
+    "${PROGRAMS[@]}"
     "$CARGO_TARGET_DIR/debug/examples/compile_engine" "$CACHE" "$share/engine"
     "programs_$profile" "$built"
     # PyTorch is the user's: it is not copied into the wheel.
@@ -47,10 +49,23 @@ programs_release() {
 }
 
 programs_dev() {
-    cargo build --locked -p sae-run-worker
     cp "$CARGO_TARGET_DIR/debug/sae-run-worker" "$DATA/scripts"
     stripped "$DATA/scripts/sae-run-worker"
-    maturin build --profile dev --locked --compatibility linux --out "$1"
+    CARGO=$(cargo_of_maturin) maturin build --profile dev --locked --compatibility linux --out "$1"
+}
+
+# maturin has cargo compile `sae-run` alone, and so most dependencies anew, with fewer features. Prints the path of a cargo
+# that gives it the program that is there.
+cargo_of_maturin() {
+    local folder=$ROOT/target/wheel/bin
+    mkdir -p "$folder"
+    cat >"$folder/cargo" <<END
+#!/bin/bash
+[[ \$1 == rustc ]] || exec $(command -v cargo) "\$@"
+exec ${PROGRAMS[*]} --message-format json-render-diagnostics
+END
+    chmod +x "$folder/cargo"
+    echo "$folder/cargo"
 }
 
 # libraries FOLDER [cuda]
