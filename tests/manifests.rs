@@ -114,7 +114,7 @@ fn check_syntax(workspace: &Workspace, script: &str) {
     bash.args(["-n", "job.sbatch"])
         .current_dir(workspace.path("."));
     finish(bash).succeeds();
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     let path = workspace.path("job.sbatch");
@@ -132,7 +132,7 @@ fn check_syntax(workspace: &Workspace, script: &str) {
 /// Two ranks on two nodes, by srun: a real preemption, and the end.
 #[test]
 fn the_script_is_submitted_preempted_and_continued() {
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     let workspace = long_job();

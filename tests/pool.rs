@@ -202,6 +202,10 @@ fn streams_are_withdrawn_and_continued() {
     let mut running = member(&workspace, "member", &[]);
     wait_for_step(&workspace, 2, 30);
     workspace
+        .run(&["tiny.toml", "--fresh", "--yes"])
+        .refuses(&["the pool has stream "])
+        .hints("sae-run cancel tiny");
+    workspace
         .run(&["cancel", "tiny"])
         .succeeds()
         .remarks(&["all have ended"]);

@@ -28,7 +28,7 @@ impl Cluster {
         clippy::print_stdout,
         reason = "cargo test shows it with `--nocapture`"
     )]
-    pub(crate) fn start() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let is_there = ["slurmctld", "slurmd", "munged"].iter().all(|program| {
             let folders = ["/usr/sbin", "/usr/bin", "/usr/local/sbin"];
             folders
@@ -69,7 +69,7 @@ impl Cluster {
         Some(Self { folder, keeper })
     }
 
-    fn conf(&self) -> PathBuf {
+    pub(crate) fn conf(&self) -> PathBuf {
         self.folder.path().join("slurm.conf")
     }
 
@@ -242,7 +242,7 @@ const ATTEMPTS: &str = "SELECT number, status, exit_code, slurm_job_id IS NOT NU
 
 #[test]
 fn a_sweep_in_slurm_trains_what_it_trains_here() {
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     let sweep = small_sweep();
@@ -265,7 +265,7 @@ fn a_sweep_in_slurm_trains_what_it_trains_here() {
 
 #[test]
 fn a_job_that_is_preempted_ends_in_the_same_bits() {
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     let (workspace, sweep) = long_in_slurm();
@@ -289,7 +289,7 @@ fn a_job_that_is_preempted_ends_in_the_same_bits() {
 
 #[test]
 fn a_signal_before_the_time_limit_puts_the_job_back() {
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     let (workspace, sweep) = long_in_slurm();
@@ -313,7 +313,7 @@ fn a_signal_before_the_time_limit_puts_the_job_back() {
 
 #[test]
 fn a_job_that_is_back_in_the_queue_is_not_submitted_again() {
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     let (workspace, sweep) = long_in_slurm();
@@ -341,7 +341,7 @@ fn a_job_that_is_back_in_the_queue_is_not_submitted_again() {
 
 #[test]
 fn jobs_go_on_without_sae_run_and_are_found_again() {
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     let (workspace, sweep) = long_in_slurm();
@@ -359,7 +359,7 @@ fn jobs_go_on_without_sae_run_and_are_found_again() {
 
 #[test]
 fn a_job_that_is_cancelled_for_another_is_submitted_again() {
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     let (workspace, sweep) = long_in_slurm();
@@ -383,7 +383,7 @@ fn a_job_that_is_cancelled_for_another_is_submitted_again() {
 /// A machine that is gone: nothing of it answers, and nothing runs there any more.
 #[test]
 fn a_job_that_loses_its_node_continues_on_another() {
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     let (workspace, sweep) = long_in_slurm();
@@ -411,7 +411,7 @@ fn a_job_that_loses_its_node_continues_on_another() {
 
 #[test]
 fn a_stream_on_two_nodes() {
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     let workspace = Workspace::new();
@@ -447,7 +447,7 @@ fn what_slurm_cannot_do_is_said_before_anything_is_submitted() {
     workspace
         .run(&["tiny.toml", "--jobs", "2"])
         .refuses(&["`launch.jobs` and `launch.devices` are for one machine"]);
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     cluster
@@ -488,7 +488,7 @@ fn a_sweep_file_runs_no_lines_of_its_own() {
 
 #[test]
 fn jobs_are_left_alone_shown_cancelled_and_continued() {
-    let Some(cluster) = Cluster::start() else {
+    let Some(cluster) = Cluster::new() else {
         return;
     };
     let (workspace, sweep) = long_in_slurm();
@@ -502,7 +502,7 @@ fn jobs_are_left_alone_shown_cancelled_and_continued() {
     let status = cluster.run(&workspace, &["status", "tiny"]).succeeds();
     let state = format!("job {job_id} of Slurm runs on n");
     assert!(status.stdout.contains(&state), "{status}");
-    let status = turn
+    let status = cluster
         .run(&workspace, &["status", "tiny", "--json"])
         .succeeds()
         .json();
@@ -516,7 +516,7 @@ fn jobs_are_left_alone_shown_cancelled_and_continued() {
     let forget = ["tiny.toml", "--fresh", "--yes"];
     cluster
         .run(&workspace, &forget)
-        .refuses(&[&format!("job {job_id} of Slurm trains stream ")])
+        .refuses(&[&format!("job {job_id} of Slurm has stream ")])
         .hints("`sae-run cancel tiny`");
     cluster
         .run(&workspace, &["cancel", "tiny"])

@@ -70,6 +70,23 @@ pub(crate) enum Given {
     },
 }
 
+impl Given {
+    /// Who has it, for the user.
+    pub(crate) fn holder(&self) -> String {
+        match self {
+            Self::Slurm(attempt) => holder_in_slurm(attempt.job_id),
+            Self::Pool { .. } => POOL.to_owned(),
+        }
+    }
+}
+
+/// Who has a stream that is in the pool.
+const POOL: &str = "the pool";
+
+fn holder_in_slurm(job_id: Option<u64>) -> String {
+    job_id.map_or_else(|| "Slurm".to_owned(), |id| format!("job {id} of Slurm"))
+}
+
 impl Claims<'_> {
     /// Says which streams will be looked at one after the other, so that Slurm is asked once.
     pub(crate) fn expect(&self, open: &[OpenStream]) {
@@ -215,11 +232,9 @@ impl Claims<'_> {
             {
                 continue;
             }
-            let number = open.slurm.as_ref().and_then(|slurm| slurm.job_id);
-            let holder = match number {
-                Some(id) => format!("job {id} of Slurm"),
-                None if open.pool_entry.is_some() => "the pool".to_owned(),
-                None => "Slurm".to_owned(),
+            let holder = match &open.slurm {
+                Some(slurm) => holder_in_slurm(slurm.job_id),
+                None => POOL.to_owned(),
             };
             held.extend(shared.map(|id| (id.clone(), holder.clone())));
         }

@@ -34,9 +34,8 @@ pub(crate) async fn start_again(
     for stream in &expanded.plan.streams {
         let job_ids: Vec<String> = stream.job_ids.iter().filter(is_lost).cloned().collect();
         let claimed = claims.of_stream(&stream.stream_id, &job_ids).await?;
-        if let Some(attempt) = &claimed.in_slurm {
-            let (id, stream_id) = (attempt.job_id.unwrap_or_default(), &stream.stream_id);
-            let message = format!("job {id} of Slurm trains stream {stream_id} now");
+        if let Some(given) = &claimed.given {
+            let message = format!("{} has stream {} now", given.holder(), stream.stream_id);
             let sweep = &expanded.plan.sweep;
             return Err(CliError::environment(message).with_hint(format!(
                 "`sae-run cancel {sweep}` ends it; or leave out `--fresh`"

@@ -74,9 +74,11 @@ impl Store {
     pub async fn record_publication(&self, publication: &Publication) -> Result<(), StoreError> {
         self.located(async {
             let mut tx = self.begin().await?;
-            let publication_id = insert(&mut tx, publication).await?;
+            // Of all files: they are seen together.
+            let seen_ms = now_ms();
+            let publication_id = insert(&mut tx, publication, seen_ms).await?;
             for file in &publication.files {
-                insert_file(&mut tx, publication_id, file).await?;
+                insert_file(&mut tx, publication_id, file, seen_ms).await?;
             }
             Ok(tx.commit().await?)
         })
@@ -115,7 +117,11 @@ impl Store {
     }
 }
 
-async fn insert(conn: &mut SqliteConnection, publication: &Publication) -> Result<i64, Trouble> {
+async fn insert(
+    conn: &mut SqliteConnection,
+    publication: &Publication,
+    created_ms: i64,
+) -> Result<i64, Trouble> {
     let publication_id = sqlx::query_scalar(
         "INSERT INTO publication (repo, branch, commit_id, page, sae_run, created_ms)
          VALUES (?, ?, ?, ?, ?, ?)
@@ -127,7 +133,7 @@ async fn insert(conn: &mut SqliteConnection, publication: &Publication) -> Resul
     .bind(&publication.commit)
     .bind(&publication.page)
     .bind(&publication.sae_run)
-    .bind(now_ms())
+    .bind(created_ms)
     .fetch_one(conn)
     .await?;
     Ok(publication_id)
@@ -137,6 +143,7 @@ async fn insert_file(
     conn: &mut SqliteConnection,
     publication_id: i64,
     file: &PublishedFile,
+    seen_ms: i64,
 ) -> Result<(), Trouble> {
     sqlx::query(
         "INSERT INTO publication_file (publication_id, path, sae_id, layout, n_bytes, sha256, is_new, seen_ms)
@@ -151,7 +158,7 @@ async fn insert_file(
     .bind(int(file.n_bytes))
     .bind(&file.sha256)
     .bind(file.is_new)
-    .bind(now_ms())
+    .bind(seen_ms)
     .execute(conn)
     .await?;
     Ok(())
