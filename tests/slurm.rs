@@ -47,7 +47,7 @@ impl Cluster {
         let started = Command::new(&script)
             .arg("start")
             .arg(folder.path())
-            .env("SLURM_TEST_PORT", (17_000 + own).to_string())
+            .env("SLURM_TEST_PORT", (20_000 + own).to_string())
             .stdin(Stdio::null())
             .output()
             .unwrap();

@@ -27,7 +27,7 @@ SlurmdUser=root
 AuthType=auth/munge
 # A job that is put back waits for that time.
 AuthInfo=cred_expire=3,socket=$folder/munge.socket
-# No other cluster on this machine has the same.
+# No other cluster on this machine has such numbers; and the port that is made of the first one is in use.
 FirstJobId=$port
 StateSaveLocation=$folder/ctl
 SlurmdSpoolDir=$folder/%n

@@ -48,6 +48,8 @@ impl Script<'_> {
             1 => r#""${worker[@]}" order "$order" --batch &"#.to_owned(),
             n_ranks => format!(
                 r#"export MASTER_ADDR=$(hostname) MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
+# Another program may listen there.
+while (exec 3<>"/dev/tcp/localhost/$MASTER_PORT") 2>/dev/null; do MASTER_PORT=$((MASTER_PORT + 1)); done
 [[ $SLURM_CPUS_PER_TASK ]] && export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 srun --ntasks={n_ranks} --kill-on-bad-exit=0 "${{worker[@]}}" order "$order" --batch &"#
             ),
