@@ -49,7 +49,9 @@ def of_python() -> Check:
         return Check("Python", [], not_run="there is no whole PyTorch")
     target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target").absolute()
     program = {"SAE_RUN_PROGRAM": str(target / "debug/sae-run")}
-    return Check("Python", [Command([python, "-m", "pytest", "-q"])], program)
+    # Each process imports PyTorch.
+    n_processes = min(4, os.cpu_count() or 1)
+    return Check("Python", [Command([python, "-m", "pytest", "-q", "-n", str(n_processes)])], program)
 
 
 def of_dependencies() -> list[Check]:
