@@ -1,6 +1,6 @@
 //! Sweeps that several processes share by files alone, as machines do that see one runs folder.
 
-use crate::common::{Running, Workspace, signal, until, wait_for_end, with_jobs};
+use crate::common::{Running, Workspace, signal, text, until, wait_for_end, with_jobs};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
@@ -51,7 +51,7 @@ const ATTEMPTS: &str = "SELECT number, status, reason FROM attempt ORDER BY atte
 
 fn was_lost() -> Value {
     json!([
-        {"number": 1, "status": "interrupted", "reason": "another machine of the pool continued it"},
+        {"number": 1, "status": "interrupted", "reason": "the pool continued it"},
         {"number": 2, "status": "done", "reason": null}
     ])
 }
@@ -245,10 +245,15 @@ fn what_does_not_go_with_a_pool_is_refused() {
     workspace
         .run(&["tiny.toml", "--set", "launch.pool.lease_s=0"])
         .refuses(&["`launch.pool.lease_s` is 0"]);
-    // The folder is mounted elsewhere.
     workspace.run(&["tiny.toml", "--detach"]).succeeds();
+    let runs = workspace.path("runs");
+    Workspace::new()
+        .run(&["merge", text(&runs)])
+        .refuses(&["a stream of the pool is not finished"])
+        .hints("sae-run cancel");
+    // The folder is mounted elsewhere.
     let moved = workspace.path("moved");
-    std::fs::rename(workspace.path("runs"), &moved).unwrap();
+    std::fs::rename(&runs, &moved).unwrap();
     let mut elsewhere = Running::start(
         workspace.command(&["worker-pool", "--runs-dir", "moved"]),
         workspace.path("stdout.txt"),

@@ -15,6 +15,8 @@ pub(crate) const WITHDRAWN: &str = "withdrawn";
 /// The same of one that a signal ended.
 pub(crate) const KILLED: &str = "killed";
 
+/// Renewals that a list of the folder may not show yet, at most: those of a minute, with the shortest lease.
+const MOST_RENEWALS: usize = 256;
 /// How often an entry is looked for: one that is renamed while the folder is listed may be missed.
 const N_LOOKS: u32 = 3;
 
@@ -134,16 +136,22 @@ impl PoolFolder {
         Ok(is_taken.then(|| self.path.join("claimed").join(claimed)))
     }
 
-    /// Lets others take an entry that a member has lost or given up; gives whether it was still so.
+    /// Lets others take an entry whose member has not renewed it since it had that name; gives whether it was still so.
     ///
     /// # Errors
     /// A folder that cannot be written.
     pub(crate) fn put_back(&self, claimed: &PoolName) -> Result<bool, CliError> {
-        if self.is_withdrawn(&claimed.entry) {
-            return self.end(claimed, WITHDRAWN);
-        }
-        let waiting = PoolName::waiting(&claimed.entry, claimed.n_runs + 1);
-        self.rename(("claimed", &text_of(claimed)), ("waiting", &waiting))
+        let (folder, name) = self.after(claimed);
+        self.rename(("claimed", &text_of(claimed)), (folder, &name))
+    }
+
+    /// Lets others take an entry that its member gives up; gives whether it was still its member's.
+    ///
+    /// # Errors
+    /// A folder that cannot be written.
+    pub(crate) fn give_up(&self, claimed: &PoolName) -> Result<bool, CliError> {
+        let (folder, name) = self.after(claimed);
+        self.rename_own(claimed, (folder, &name))
     }
 
     /// Says how the worker of an entry ended; gives whether it was still its member's.
@@ -151,10 +159,28 @@ impl PoolFolder {
     /// # Errors
     /// A folder that cannot be written.
     pub(crate) fn end(&self, claimed: &PoolName, how: &str) -> Result<bool, CliError> {
-        self.rename(
-            ("claimed", &text_of(claimed)),
-            ("ended", &claimed.ended(how)),
-        )
+        self.rename_own(claimed, ("ended", &claimed.ended(how)))
+    }
+
+    /// Where an entry goes that is given up or lost.
+    fn after(&self, claimed: &PoolName) -> (&'static str, String) {
+        if self.is_withdrawn(&claimed.entry) {
+            ("ended", claimed.ended(WITHDRAWN))
+        } else {
+            let n_runs = claimed.n_runs + 1;
+            ("waiting", PoolName::waiting(&claimed.entry, n_runs))
+        }
+    }
+
+    /// Renames an entry that this process has. Its worker may have renewed it since the folder was listed, or the list may
+    /// be an old copy.
+    fn rename_own(&self, claimed: &PoolName, to: (&str, &str)) -> Result<bool, CliError> {
+        for name in claimed.renewed().take(MOST_RENEWALS) {
+            if self.rename(("claimed", &text_of(&name)), to)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Has an entry trained no further: one that waits ends here, and a member that has it lets its worker save and end.
@@ -318,6 +344,13 @@ mod tests {
         let waiting = folder.list("waiting").unwrap().remove(0);
         folder.take(&waiting, "host+2").unwrap().unwrap();
         let claimed = folder.list("claimed").unwrap().remove(0);
+        let renewed = claimed.renewed().nth(3).unwrap();
+        let rename = folder.rename(
+            ("claimed", &text_of(&claimed)),
+            ("claimed", &text_of(&renewed)),
+        );
+        assert!(rename.unwrap());
+        assert!(!folder.put_back(&claimed).unwrap(), "it was renewed");
         assert!(folder.end(&claimed, "0").unwrap());
         let ended = Place::Ended { how: "0".into() };
         assert_eq!(folder.place("ab12-1").unwrap(), Some(ended));

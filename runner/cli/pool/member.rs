@@ -161,7 +161,7 @@ impl Member {
             Ok(child) => child,
             Err(error) => {
                 if let Some(claimed) = self.own(&taken.name.entry)? {
-                    self.folder.put_back(&claimed)?;
+                    self.folder.give_up(&claimed)?;
                 }
                 return Err(error);
             }
@@ -169,31 +169,25 @@ impl Member {
         let stdin = child.stdin.take();
         let (status, is_stopped) = self.follow(taken, (&mut child, stdin), signals).await?;
         let entry = &taken.name.entry;
-        let Some(claimed) = self.own(entry)? else {
-            table::note(&format!(
-                "stream {stream_id}: another machine has it by now"
-            ));
-            return Ok(is_stopped);
+        let code = status.code();
+        let code = code.map_or_else(|| KILLED.to_owned(), |code| code.to_string());
+        let (how, said) = match code.as_str() {
+            "0" => (Some("0"), "done".to_owned()),
+            _ if self.folder.is_withdrawn(entry) => (Some(WITHDRAWN), "cancelled".to_owned()),
+            _ if is_stopped => (None, "left to others".to_owned()),
+            code => (Some(code), format!("its worker ended with {status}")),
         };
-        let is_withdrawn = self.folder.is_withdrawn(entry);
-        let how = match status.code() {
-            Some(0) => "0".to_owned(),
-            _ if is_withdrawn => WITHDRAWN.to_owned(),
-            _ if is_stopped => {
-                self.folder.put_back(&claimed)?;
-                table::note(&format!("stream {stream_id}: left to others"));
-                return Ok(true);
-            }
-            Some(code) => code.to_string(),
-            None => KILLED.to_owned(),
+        let is_own = match (self.own(entry)?, how) {
+            (Some(claimed), Some(how)) => self.folder.end(&claimed, how)?,
+            (Some(claimed), None) => self.folder.give_up(&claimed)?,
+            (None, _) => false,
         };
-        self.folder.end(&claimed, &how)?;
-        let how = match how.as_str() {
-            "0" => "done".to_owned(),
-            WITHDRAWN => "cancelled".to_owned(),
-            _ => format!("its worker ended with {status}"),
+        let said = if is_own {
+            said.as_str()
+        } else {
+            "another machine has it by now"
         };
-        table::note(&format!("stream {stream_id}: {how}"));
+        table::note(&format!("stream {stream_id}: {said}"));
         Ok(is_stopped)
     }
 

@@ -99,6 +99,17 @@ impl PoolName {
         format!("{}.{}.{how}", self.entry, self.n_runs)
     }
 
+    /// What a claimed entry is called after each further renewal, from now on.
+    pub fn renewed(&self) -> impl Iterator<Item = Self> + '_ {
+        let count = self.rest.get(1).and_then(|count| count.parse::<u64>().ok());
+        let later = move |by: u64| {
+            let mut name = self.clone();
+            name.rest[1] = (count? + by).to_string();
+            Some(name)
+        };
+        (0..).map_while(later)
+    }
+
     /// The member that has it.
     pub fn member(&self) -> Option<&str> {
         self.rest.first().map(String::as_str)
@@ -144,6 +155,9 @@ mod tests {
             described_member(claimed.member().unwrap()),
             "process 41 on gpu7.lab.org"
         );
+        let renewed = claimed.renewed().nth(12).unwrap();
+        assert_eq!(renewed.rest, [member.as_str(), "12"]);
+        assert_eq!((renewed.n_runs, waiting.renewed().next()), (3, None));
         assert_eq!(PoolName::read(&claimed.ended("0")).unwrap().rest, ["0"]);
         for other in ["", ".nfs0001", "ab-12", "ab-12.x", ".ab.1"] {
             assert_eq!(PoolName::read(other), None, "{other}");

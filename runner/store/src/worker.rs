@@ -55,7 +55,7 @@ async fn requeued(
     };
     sqlx::query(
         "UPDATE attempt SET status = 'interrupted', ended_ms = ?, 
-             reason = iif(pool_entry IS NULL, 'Slurm began its job again', 'another machine of the pool continued it')
+             reason = iif(pool_entry IS NULL, 'Slurm began its job again', 'the pool continued it')
          WHERE attempt_id = ? AND status = 'running'",
     )
     .bind(event.time_ms)
@@ -290,7 +290,7 @@ mod tests {
         let rows = test
             .rows("SELECT number, status, reason FROM attempt ORDER BY number")
             .await;
-        let continued = "another machine of the pool continued it";
+        let continued = "the pool continued it";
         assert_eq!(
             json!(rows),
             json!([[1, "interrupted", continued], [2, "done", null]])

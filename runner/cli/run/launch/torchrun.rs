@@ -4,7 +4,7 @@ use super::{Launcher, worker_args};
 use crate::error::CliError;
 use crate::run::worker_program::{self, WorkerProgram};
 use crate::sweep::paths::Folders;
-use plan::{CudaStatus, Fit, Nproc, count, fewer_ranks};
+use plan::{CudaStatus, Fit, Nproc, fewer_ranks};
 use std::cell::Cell;
 use std::env;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,7 @@ impl Torchrun {
         let n_planned = self.n_planned;
         Ok((now != before).then(|| {
             format!(
-                "{n_gpus} of {n_planned} GPUs are there: continuing with {}, on the same jobs",
-                count(now, "process")
+                "{now} of {n_planned} GPUs are there: continuing with a process for each, on the same jobs"
             )
         }))
     }
@@ -153,7 +152,7 @@ mod tests {
         let said = adapted(3).unwrap().unwrap();
         assert_eq!(
             said,
-            "3 of 4 GPUs are there: continuing with 3 processes, on the same jobs"
+            "3 of 4 GPUs are there: continuing with a process for each, on the same jobs"
         );
         assert_eq!(adapted(3).unwrap(), None, "said once");
         let program = WorkerProgram::at("/worker".into());
@@ -162,10 +161,7 @@ mod tests {
         assert_eq!(args[2..4], ["--nproc-per-node", "3"]);
         let error = adapted(2).unwrap_err().to_string();
         assert!(error.contains("of 4 GPUs 2 are left"), "{error}");
-        assert!(
-            adapted(4).unwrap().unwrap().contains("with 4 processes"),
-            "back"
-        );
+        assert!(adapted(4).unwrap().unwrap().contains("4 of 4 GPUs"), "back");
     }
 
     #[test]

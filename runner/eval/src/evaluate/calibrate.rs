@@ -275,11 +275,14 @@ impl Search {
 fn thresholds(sets: &[Largest], n_wanted: usize, ranks: &dyn Ranks) -> Result<Vec<f64>, EvalError> {
     let least = least_of(sets, n_wanted, ranks)?;
     let next = least_of(sets, n_wanted + 1, ranks)?;
-    let mut counts = Vec::new();
-    for (set, least) in sets.iter().zip(&least) {
-        counts.extend([set.n_above(0.0)?, set.n_above(*least)?]);
+    let mut counts = vec![0; 2 * sets.len()];
+    // All ranks find the same, so they agree on whether to count.
+    if least.iter().zip(&next).any(|(least, next)| next >= least) {
+        for ((set, least), counts) in sets.iter().zip(&least).zip(counts.chunks_mut(2)) {
+            counts.copy_from_slice(&[set.n_above(0.0)?, set.n_above(*least)?]);
+        }
+        counts = ranks.sum_numbers("scores above bounds", &counts)?;
     }
-    let counts = ranks.sum_numbers("scores above bounds", &counts)?;
     let sets = least.into_iter().zip(next).zip(counts.chunks(2));
     let threshold = |((least, next), counts): ((f64, f64), &[u64])| {
         let (n_positive, n_larger) = (counts[0], counts[1]);
