@@ -77,7 +77,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_told_with_numbers() {
         let error = fewer_ranks(4, 2, fit).unwrap_err();
-        let message = "of 4 GPUs 2 are left, and on so few the stream is predicted to take 40 GB of each, which may have 30 GB";
+        let message = "of 4 GPUs 2 are left, and on so few the stream is predicted to take 40.0 GB of each, which may have 30.0 GB";
         assert_eq!(error.to_string(), message);
         assert!(error.hint().unwrap().contains("the same command continues"));
         let error = fewer_ranks(4, 0, fit).unwrap_err();
