@@ -1,7 +1,7 @@
 //! With how many processes a stream continues when a GPU is gone.
 //!
-//! The jobs stay the same: the tokens of an update are part of them, and any number of processes shares these. What may be
-//! lacking is memory, as fewer processes have more of the SAEs each with `distribute_modules`.
+//! The jobs stay the same: the tokens of an update are part of them, and any number of processes shares these. What may
+//! be lacking is memory, as fewer processes have more of the SAEs each with `distribute_modules`.
 
 use crate::quantity::bytes;
 use fault::Fault;
@@ -77,8 +77,10 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_told_with_numbers() {
         let error = fewer_ranks(4, 2, fit).unwrap_err();
-        let message = "of 4 GPUs 2 are left, and on so few the stream is predicted to take 40.0 GB of each, which may have 30.0 GB";
-        assert_eq!(error.to_string(), message);
+        let text = error.to_string();
+        let needs =
+            "on so few the stream is predicted to take 40.0 GB of each, which may have 30.0 GB";
+        assert_eq!(text, format!("of 4 GPUs 2 are left, and {needs}"));
         assert!(error.hint().unwrap().contains("the same command continues"));
         let error = fewer_ranks(4, 0, fit).unwrap_err();
         assert_eq!(error.to_string(), "of 4 GPUs none is left");
