@@ -220,6 +220,26 @@ fn streams_are_withdrawn_and_continued() {
 }
 
 #[test]
+fn a_job_that_fails_keeps_its_reason() {
+    let jobs = [
+        ("good", "hookpoints=['layers.0']"),
+        ("bad", "hookpoints=['layers.1'], lr=1e30"),
+    ];
+    let workspace = with_jobs("batch_size = 8\nmax_examples = 64", &jobs);
+    in_pool(&workspace);
+    let coordinator = workspace.start(&["tiny.toml"]);
+    let _member = member(&workspace, "member", &[]);
+    coordinator
+        .wait()
+        .fails(&["job `bad` (", "`layers.1` at step ", "NaN or infinite"])
+        .remarks(&["1 of 2 jobs done, 1 failed"]);
+    assert!(is_empty(&workspace));
+    workspace
+        .run(&["tiny.toml"])
+        .fails(&["failed in an earlier run", "NaN or infinite"]);
+}
+
+#[test]
 fn what_does_not_go_with_a_pool_is_refused() {
     let workspace = long_job();
     in_pool(&workspace);
