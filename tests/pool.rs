@@ -140,7 +140,7 @@ fn a_machine_that_wakes_up_too_late_does_no_harm() {
     signal(worker, "CONT");
     signal(late.pid(), "CONT");
     let mut late = late;
-    late.says("another machine has it by now");
+    late.says("another machine may have it by now");
     wait_for_end(worker);
     coordinator.wait().succeeds();
     assert_eq!(json!(workspace.sql(ATTEMPTS)), was_lost());
@@ -237,6 +237,21 @@ fn a_job_that_fails_keeps_its_reason() {
     workspace
         .run(&["tiny.toml"])
         .fails(&["failed in an earlier run", "NaN or infinite"]);
+}
+
+#[test]
+fn a_member_waits_for_a_folder_that_is_away() {
+    let workspace = with_jobs("batch_size = 8\nmax_examples = 64", &[("short", "")]);
+    in_pool(&workspace);
+    let mut first = member(&workspace, "first", &[]);
+    first.says("are trained here");
+    let (pool, away) = (workspace.path("runs/.pool"), workspace.path("away"));
+    std::fs::rename(&pool, &away).unwrap();
+    std::fs::write(&pool, "not a folder").unwrap();
+    first.says("; looking again");
+    std::fs::remove_file(&pool).unwrap();
+    std::fs::rename(&away, &pool).unwrap();
+    workspace.run(&["tiny.toml"]).succeeds();
 }
 
 #[test]

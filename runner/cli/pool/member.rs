@@ -63,8 +63,16 @@ struct Member {
     device: String,
     program: WorkerProgram,
     lapses: Lapses,
-    /// Runs folders elsewhere that were named to the user.
-    told: BTreeSet<PathBuf>,
+    /// What was said to the user.
+    told: BTreeSet<String>,
+}
+
+/// What a look at the pool gave.
+enum Look {
+    Taken(Taken),
+    /// Other members have streams, which may come back.
+    OthersWork,
+    Nothing,
 }
 
 /// A stream that was taken.
@@ -80,16 +88,21 @@ impl Member {
         let mut signals = StopSignals::new()?;
         let mut idle_since = Instant::now();
         loop {
-            self.put_back_lapsed()?;
-            if let Some(taken) = self.take()? {
-                if self.train(&taken, &mut signals).await? {
-                    return Ok(STOPPED);
+            // The folder may be back in a moment.
+            let found = self.look().unwrap_or_else(|error| {
+                self.tell(&format!("{error}; looking again"), None);
+                Look::OthersWork
+            });
+            match found {
+                Look::Taken(taken) => {
+                    if self.train(&taken, &mut signals).await? {
+                        return Ok(STOPPED);
+                    }
+                    idle_since = Instant::now();
+                    continue;
                 }
-                idle_since = Instant::now();
-                continue;
-            }
-            if !self.folder.list("claimed")?.is_empty() {
-                idle_since = Instant::now();
+                Look::OthersWork => idle_since = Instant::now(),
+                Look::Nothing => {}
             }
             if ends_when_idle && idle_since.elapsed() > IDLE {
                 table::note("no stream is left");
@@ -98,6 +111,26 @@ impl Member {
             tokio::select! {
                 () = tokio::time::sleep(PAUSE) => {}
                 () = signals.recv() => return Ok(STOPPED),
+            }
+        }
+    }
+
+    /// Takes a stream, if there is one.
+    fn look(&mut self) -> Result<Look, CliError> {
+        self.put_back_lapsed()?;
+        Ok(match self.take()? {
+            Some(taken) => Look::Taken(taken),
+            None if self.folder.list("claimed")?.is_empty() => Look::Nothing,
+            None => Look::OthersWork,
+        })
+    }
+
+    /// Says something once.
+    fn tell(&mut self, message: &str, hint: Option<&str>) {
+        if self.told.insert(message.to_owned()) {
+            match hint {
+                Some(hint) => table::note_with_hint(message, hint),
+                None => table::note(message),
             }
         }
     }
@@ -134,16 +167,13 @@ impl Member {
     }
 
     fn tell_of_other_place(&mut self, elsewhere: &Path) {
-        if self.told.insert(elsewhere.into()) {
-            let (there, here) = (elsewhere.display().to_string(), self.runs_dir.display());
-            table::note_with_hint(
-                &format!(
-                    "a stream is left to others: its files are in `{}`, and this machine has them in `{here}`",
-                    table::escaped(&there)
-                ),
-                "mount the runs folder at the same path on all machines",
-            );
-        }
+        let (there, here) = (elsewhere.display().to_string(), self.runs_dir.display());
+        let message = format!(
+            "a stream is left to others: its files are in `{}`, and this machine has them in `{here}`",
+            table::escaped(&there)
+        );
+        let hint = "mount the runs folder at the same path on all machines";
+        self.tell(&message, Some(hint));
     }
 
     /// The entry's file as it is called now, if it is still this member's.
@@ -177,15 +207,19 @@ impl Member {
             _ if is_stopped => (None, "left to others".to_owned()),
             code => (Some(code), format!("its worker ended with {status}")),
         };
-        let is_own = match (self.own(entry)?, how) {
-            (Some(claimed), Some(how)) => self.folder.end(&claimed, how)?,
-            (Some(claimed), None) => self.folder.give_up(&claimed)?,
-            (None, _) => false,
+        let end = || match (self.own(entry)?, how) {
+            (Some(claimed), Some(how)) => self.folder.end(&claimed, how),
+            (Some(claimed), None) => self.folder.give_up(&claimed),
+            (None, _) => Ok(false),
         };
+        let is_own = end().unwrap_or_else(|error| {
+            table::note(&error.to_string());
+            false
+        });
         let said = if is_own {
             said.as_str()
         } else {
-            "another machine has it by now"
+            "another machine may have it by now"
         };
         table::note(&format!("stream {stream_id}: {said}"));
         Ok(is_stopped)
@@ -224,13 +258,15 @@ impl Member {
                     table::note("stopping after a checkpoint; press Ctrl-C again to stop at once");
                 }
             }
-            self.put_back_lapsed()?;
+            // While the folder gives errors, the worker decides for itself.
+            let _ = self.put_back_lapsed();
             if self.folder.is_withdrawn(&taken.name.entry) {
                 drop(stdin.take());
             }
-            n_missed = match self.own(&taken.name.entry)? {
-                Some(_) => 0,
-                None => n_missed + 1,
+            n_missed = match self.own(&taken.name.entry) {
+                Ok(Some(_)) => 0,
+                Ok(None) => n_missed + 1,
+                Err(_) => n_missed,
             };
             if n_missed >= N_LOOKS {
                 // It writes nothing any more, also if it was stopped and is not aware of it yet.

@@ -89,12 +89,14 @@ impl Lease {
         Ok(Held::Yes)
     }
 
-    /// Renews it if that is due before anything is written; tries again while the folder gives errors.
+    /// Renews it if that is due before anything is written. While the folder gives errors, it tries again for the length of
+    /// the lease: after that, it is for others.
     fn check(&mut self, due: Duration) -> Held {
+        let begun = Instant::now();
         while self.renewed.elapsed() >= due {
             match self.renew() {
-                Ok(Held::Yes) => return Held::Yes,
-                Ok(Held::No) => return Held::No,
+                Ok(held) => return held,
+                Err(_) if begun.elapsed() > self.length => return Held::No,
                 Err(_) => std::thread::sleep(self.length / (4 * RENEWALS)),
             }
         }
@@ -136,7 +138,7 @@ fn check(due: Duration) {
     if lease.check(due) == Held::No {
         let _ = writeln!(
             io::stderr(),
-            "error: another process has this stream by now; nothing more is written"
+            "error: another process may have this stream by now; nothing more is written"
         );
         // Nothing that runs at an orderly exit may write either.
         let _ =
@@ -193,6 +195,19 @@ mod tests {
         fs::rename(at(0), at(1)).unwrap();
         assert_eq!(lease.renew().unwrap(), Held::Yes);
         assert!(at(1).is_file());
+    }
+
+    #[test]
+    fn where_the_folder_is_gone_it_is_lost_after_its_length() {
+        let (dir, mut lease) = taken();
+        let path = dir.path().to_owned();
+        fs::remove_dir_all(&path).unwrap();
+        fs::write(&path, "not a folder").unwrap();
+        assert!(lease.renew().is_err());
+        let begun = Instant::now();
+        assert_eq!(lease.check(Duration::ZERO), Held::No);
+        assert!(begun.elapsed() > LENGTH);
+        fs::remove_file(path).unwrap();
     }
 
     #[test]
