@@ -1,8 +1,9 @@
 //! Sweeps that several processes share by files alone, as machines do that see one runs folder.
 
-use crate::common::{Running, Workspace, signal, text, until, wait_for_end, with_jobs};
+use crate::common::{
+    Running, Workspace, signal, text, trained_here, until, wait_for_end, wait_for_step, with_jobs,
+};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 
 /// The same sweep, offered to a pool with a short lease.
 fn in_pool(workspace: &Workspace) -> String {
@@ -10,15 +11,6 @@ fn in_pool(workspace: &Workspace) -> String {
     let pool = "[launch]\nlauncher = 'pool'\npool = {lease_s = 3}\n";
     workspace.write("tiny.toml", sweep.replace("[launch]\n", pool));
     sweep
-}
-
-/// What the same sweep trains without a pool.
-fn trained_here(workspace: &Workspace, sweep: &str) -> BTreeMap<String, Vec<u8>> {
-    let here = Workspace::new();
-    here.write("tiny.toml", sweep);
-    here.write("jobs.py", std::fs::read(workspace.path("jobs.py")).unwrap());
-    here.run(&["tiny.toml"]).succeeds();
-    here.trained()
 }
 
 /// A job of many updates that saves often.
@@ -32,19 +24,6 @@ fn member(workspace: &Workspace, name: &str, args: &[&str]) -> Running {
     let all = [&["worker-pool", "--runs-dir", "runs"], args].concat();
     let file = |what: &str| workspace.path(&format!("{name}.{what}.txt"));
     Running::start(workspace.command(&all), file("stdout"), file("stderr"))
-}
-
-/// Waits until a worker has made `n_steps` updates in attempt `attempt`; gives its process.
-fn wait_for_step(workspace: &Workspace, attempt: u64, n_steps: u64) -> u32 {
-    until(&format!("update {n_steps} of attempt {attempt}"), || {
-        let events = workspace.events();
-        let own = || events.iter().filter(|event| event["attempt"] == attempt);
-        own().find(|event| {
-            event["event"] == "progress" && event["step"].as_u64() >= Some(n_steps)
-        })?;
-        let started = own().find(|event| event["event"] == "started")?;
-        u32::try_from(started["pid"].as_u64()?).ok()
-    })
 }
 
 const ATTEMPTS: &str = "SELECT number, status, reason FROM attempt ORDER BY attempt_id";
@@ -98,7 +77,6 @@ fn members_train_each_stream_once() {
 
 #[test]
 fn a_machine_that_is_lost_loses_its_stream() {
-    let mut expected = None;
     for is_worker_killed in [true, false] {
         let workspace = long_job();
         let sweep = in_pool(&workspace);
@@ -120,8 +98,7 @@ fn a_machine_that_is_lost_loses_its_stream() {
             let first_step = workspace.sql_value("SELECT first_step FROM attempt WHERE number = 2");
             assert!(first_step.as_u64() >= Some(30), "{first_step}");
         }
-        let expected = expected.get_or_insert_with(|| trained_here(&workspace, &sweep));
-        assert!(workspace.trained() == *expected);
+        assert!(workspace.trained() == trained_here(&workspace, &sweep));
     }
 }
 

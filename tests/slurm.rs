@@ -1,14 +1,15 @@
 //! Sweeps as jobs of a real Slurm of two nodes on this machine, `tests/slurm/cluster.sh`. Skipped where that cannot be
 //! started; with SAE_RUN_SLURM=required that fails.
 
-use crate::common::{Outcome, Running, Workspace, finish, small_sweep, text, until, with_jobs};
+use crate::common::{
+    Outcome, Running, Workspace, finish, small_sweep, text, trained_here, until, wait_for_step,
+    with_jobs,
+};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -194,40 +195,6 @@ fn long_in_slurm() -> (Workspace, String) {
     let sweep = std::fs::read_to_string(workspace.path("tiny.toml")).unwrap();
     workspace.write("tiny.toml", in_slurm(&sweep));
     (workspace, sweep)
-}
-
-/// What sweeps train without Slurm, by their texts.
-static TRAINED_HERE: Mutex<BTreeMap<String, Trained>> = Mutex::new(BTreeMap::new());
-
-/// Files by their path in a sweep's folder.
-type Trained = BTreeMap<String, Vec<u8>>;
-
-/// What the same sweep trains without Slurm.
-fn trained_here(workspace: &Workspace, sweep: &str) -> Trained {
-    let mut known = TRAINED_HERE.lock().unwrap_or_else(PoisonError::into_inner);
-    let train = || {
-        let here = Workspace::new();
-        here.write("tiny.toml", sweep);
-        if let Ok(recipe) = std::fs::read(workspace.path("jobs.py")) {
-            here.write("jobs.py", recipe);
-        }
-        here.run(&["tiny.toml"]).succeeds();
-        here.trained()
-    };
-    known.entry(sweep.to_owned()).or_insert_with(train).clone()
-}
-
-/// Waits until a worker has made `n_steps` updates in attempt `attempt`.
-fn wait_for_step(workspace: &Workspace, attempt: u64, n_steps: u64) {
-    until(&format!("update {n_steps} of attempt {attempt}"), || {
-        let mut events = workspace.events().into_iter();
-        let is_there = events.any(|event| {
-            event["attempt"] == attempt
-                && event["event"] == "progress"
-                && event["step"].as_u64() >= Some(n_steps)
-        });
-        is_there.then_some(())
-    });
 }
 
 /// The job of Slurm that trains the sweep's only stream.

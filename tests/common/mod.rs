@@ -1,11 +1,13 @@
 //! What the tests share: a separate folder for each test, and the real binary in it.
 
+mod elsewhere;
 mod jobs;
 mod outcome;
 mod running;
 mod sweep;
 mod workspace;
 
+pub(crate) use elsewhere::{trained_here, wait_for_step};
 pub(crate) use jobs::{job_dir, with_jobs};
 pub(crate) use outcome::Outcome;
 pub(crate) use running::{Running, has_ended, signal, until, wait_for_end};

@@ -3,7 +3,6 @@
 use crate::error::CliError;
 use crate::pool::folder::{Place, PoolFolder};
 use crate::pool::lapses::Lapses;
-use crate::show::table;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
@@ -59,9 +58,7 @@ impl PoolBoard {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
         if state.looked.is_none_or(|looked| looked.elapsed() > PAUSE) {
-            for lapse in state.lapses.put_back(&self.folder)? {
-                table::note(&lapse);
-            }
+            state.lapses.put_back_and_tell(&self.folder)?;
             state.places = self.folder.places()?;
             state.looked = Some(Instant::now());
         }

@@ -2,6 +2,7 @@
 
 use crate::error::CliError;
 use crate::pool::folder::PoolFolder;
+use crate::show::table;
 use plan::{PoolName, described_member};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ struct Seen {
 }
 
 impl Lapses {
-    /// Puts back what members have not renewed for the length of their leases, and says so.
+    /// Puts back what members have not renewed for the length of their leases; gives what to tell of that.
     ///
     /// # Errors
     /// A folder that cannot be read or written.
@@ -42,6 +43,17 @@ impl Lapses {
             }
         }
         Ok(told)
+    }
+
+    /// The same, and tells the user.
+    ///
+    /// # Errors
+    /// As [`Lapses::put_back`].
+    pub(crate) fn put_back_and_tell(&mut self, folder: &PoolFolder) -> Result<(), CliError> {
+        for lapse in self.put_back(folder)? {
+            table::note(&lapse);
+        }
+        Ok(())
     }
 
     fn see(&mut self, folder: &PoolFolder, name: PoolName) {

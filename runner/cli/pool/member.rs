@@ -117,7 +117,7 @@ impl Member {
 
     /// Takes a stream, if there is one.
     fn look(&mut self) -> Result<Look, CliError> {
-        self.put_back_lapsed()?;
+        self.lapses.put_back_and_tell(&self.folder)?;
         Ok(match self.take()? {
             Some(taken) => Look::Taken(taken),
             None if self.folder.list("claimed")?.is_empty() => Look::Nothing,
@@ -135,13 +135,6 @@ impl Member {
         }
     }
 
-    fn put_back_lapsed(&mut self) -> Result<(), CliError> {
-        for lapse in self.lapses.put_back(&self.folder)? {
-            table::note(&lapse);
-        }
-        Ok(())
-    }
-
     /// Takes a stream that waits, if there is one.
     fn take(&mut self) -> Result<Option<Taken>, CliError> {
         for name in self.folder.list("waiting")? {
@@ -156,9 +149,7 @@ impl Member {
                 continue;
             };
             if self.folder.is_withdrawn(&name.entry) {
-                if let Some(claimed) = self.own(&name.entry)? {
-                    self.folder.end(&claimed, WITHDRAWN)?;
-                }
+                self.let_go(&name.entry, Some(WITHDRAWN))?;
                 continue;
             }
             return Ok(Some(Taken { name, offer, path }));
@@ -183,6 +174,15 @@ impl Member {
         Ok(own.find(|name| name.entry == entry))
     }
 
+    /// Says how the worker of an entry ended; `None`: leaves it to others. Gives whether it was still this member's.
+    fn let_go(&self, entry: &str, how: Option<&str>) -> Result<bool, CliError> {
+        match (self.own(entry)?, how) {
+            (Some(claimed), Some(how)) => self.folder.end(&claimed, how),
+            (Some(claimed), None) => self.folder.give_up(&claimed),
+            (None, _) => Ok(false),
+        }
+    }
+
     /// Has a worker train a stream, and says how it ended. Gives whether this process was asked to stop.
     async fn train(&mut self, taken: &Taken, signals: &mut StopSignals) -> Result<bool, CliError> {
         let stream_id = table::escaped(&taken.offer.stream_id);
@@ -190,9 +190,7 @@ impl Member {
         let mut child = match self.start(taken) {
             Ok(child) => child,
             Err(error) => {
-                if let Some(claimed) = self.own(&taken.name.entry)? {
-                    self.folder.give_up(&claimed)?;
-                }
+                self.let_go(&taken.name.entry, None)?;
                 return Err(error);
             }
         };
@@ -207,12 +205,7 @@ impl Member {
             _ if is_stopped => (None, "left to others".to_owned()),
             code => (Some(code), format!("its worker ended with {status}")),
         };
-        let end = || match (self.own(entry)?, how) {
-            (Some(claimed), Some(how)) => self.folder.end(&claimed, how),
-            (Some(claimed), None) => self.folder.give_up(&claimed),
-            (None, _) => Ok(false),
-        };
-        let is_own = end().unwrap_or_else(|error| {
+        let is_own = self.let_go(entry, how).unwrap_or_else(|error| {
             table::note(&error.to_string());
             false
         });
@@ -259,7 +252,7 @@ impl Member {
                 }
             }
             // While the folder gives errors, the worker decides for itself.
-            let _ = self.put_back_lapsed();
+            let _ = self.lapses.put_back_and_tell(&self.folder);
             if self.folder.is_withdrawn(&taken.name.entry) {
                 drop(stdin.take());
             }

@@ -11,7 +11,6 @@ use crate::run::orphan;
 use crate::run::pool_worker;
 use crate::run::runs_folder::RunsFolder;
 use crate::run::slurm_worker;
-use crate::show::table;
 use crate::slurm::{self, Known, Looks};
 use files::Claim;
 use plan::runs_layout::{EVENTS, STREAM_LOCK};
@@ -173,7 +172,7 @@ impl Claims<'_> {
             Some(open) if is_given && !is_own => drop(self.close(&open).await),
             Some(open) => drop(self.close(&open).await?),
             // The database may have been lost.
-            None => fold_all(self.store, self.folder.tail(dir), stream_id).await?,
+            None => self.folder.tail(dir).take_in(self.store, stream_id).await?,
         }
         Ok(())
     }
@@ -209,7 +208,8 @@ impl Claims<'_> {
             return self.settle(open).await;
         }
         orphan::wait_for_worker(&self.folder.path().join(&open.dir), self.take_over).await?;
-        fold_all(self.store, self.folder.tail(&open.dir), &open.stream_id).await?;
+        let mut tail = self.folder.tail(&open.dir);
+        tail.take_in(self.store, &open.stream_id).await?;
         self.store.abandon_dead_attempts(&open.stream_id).await?;
         Ok(None)
     }
@@ -297,14 +297,6 @@ pub(crate) async fn take_in(copy: &Store, runs_dir: &Path) -> Result<(), CliErro
         while tail.fold_next(copy, &open.stream_id).await?.is_some() {}
         tail.end_unchanged(copy, &open.stream_id).await?;
         copy.abandon_dead_attempts(&open.stream_id).await?;
-    }
-    Ok(())
-}
-
-/// Takes in what workers wrote about a stream, and says which parts cannot be read.
-async fn fold_all(store: &Store, mut tail: EventTail, stream_id: &str) -> Result<(), CliError> {
-    if let Some(note) = tail.fold_all(store, stream_id).await? {
-        table::note(&note);
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 use crate::error::CliError;
 use crate::run::unreadable::Unreadable;
+use crate::show::table;
 use plan::{BadEvent, Event, MAX_EVENT_BYTES};
 use std::fs;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
@@ -127,7 +128,7 @@ impl EventTail {
     ///
     /// # Errors
     /// As [`EventTail::fold_next`] and [`EventTail::end`].
-    pub(crate) async fn fold_all(
+    async fn fold_all(
         &mut self,
         store: &Store,
         stream_id: &str,
@@ -135,6 +136,17 @@ impl EventTail {
         while self.fold_next(store, stream_id).await?.is_some() {}
         let (_, note) = self.end(store, stream_id).await?;
         Ok(note)
+    }
+
+    /// [Folds all](Self::fold_all), and tells the user which parts cannot be read.
+    ///
+    /// # Errors
+    /// As [`EventTail::fold_all`].
+    pub(crate) async fn take_in(&mut self, store: &Store, stream_id: &str) -> Result<(), CliError> {
+        if let Some(note) = self.fold_all(store, stream_id).await? {
+            table::note(&note);
+        }
+        Ok(())
     }
 
     /// Ends, but what cannot be read stays where it is: for a folder of which nothing may be changed.

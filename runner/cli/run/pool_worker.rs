@@ -147,9 +147,7 @@ pub(crate) async fn settle(
     let Some(Place::Ended { how }) = &place else {
         return Ok(number);
     };
-    if let Some(note) = tail.fold_all(store, stream_id).await? {
-        table::note(&note);
-    }
+    tail.take_in(store, stream_id).await?;
     if let Some(number) = store.open_number(stream_id).await? {
         let end = PoolEnd::How(how.clone()).attempt();
         store.end_attempt(stream_id, number, &end).await?;

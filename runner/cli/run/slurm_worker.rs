@@ -291,9 +291,7 @@ pub(crate) async fn settle(
         Known::Job(job) => SlurmEnd::Job(job),
         Known::Gone => SlurmEnd::Forgotten(slurm.job_id.unwrap_or_default()),
     };
-    if let Some(note) = tail.fold_all(store, &open.stream_id).await? {
-        table::note(&note);
-    }
+    tail.take_in(store, &open.stream_id).await?;
     if let Some(number) = store.open_number(&open.stream_id).await? {
         let end = end.attempt(false);
         store.end_attempt(&open.stream_id, number, &end).await?;
