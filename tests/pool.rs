@@ -170,6 +170,10 @@ fn streams_are_withdrawn_and_continued() {
     // No machine has it.
     workspace.run(&["tiny.toml", "--detach"]).succeeds();
     workspace
+        .run(&["tiny.toml", "--fresh", "--yes"])
+        .refuses(&["the pool has stream "])
+        .hints("sae-run cancel tiny");
+    workspace
         .run(&["cancel", "tiny"])
         .succeeds()
         .remarks(&["withdrew 1 stream from the pool", "all have ended"]);
@@ -178,10 +182,6 @@ fn streams_are_withdrawn_and_continued() {
     workspace.run(&["tiny.toml", "--detach"]).succeeds();
     let mut running = member(&workspace, "member", &[]);
     wait_for_step(&workspace, 2, 30);
-    workspace
-        .run(&["tiny.toml", "--fresh", "--yes"])
-        .refuses(&["the pool has stream "])
-        .hints("sae-run cancel tiny");
     workspace
         .run(&["cancel", "tiny"])
         .succeeds()
